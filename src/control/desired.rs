@@ -1,0 +1,127 @@
+//! What `calc` computes from the cluster and `plan` turns into a snapshot: routes and endpoints in the
+//! cluster's own terms, before ports, neighbours and MACs of the underlay come in.
+
+use crate::wire::{Mac, vxlan::Vni};
+use ipnet::{IpNet, Ipv4Net};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// Everything that should be in force on this node. A pure function of the cluster's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// This node; `None` until its Node object with an address is known. Nothing is forwarded before.
+    pub node: Option<ThisNode>,
+    pub routes: BTreeMap<IpNet, Route>,
+    /// Other nodes with both an underlay address and a VXLAN tunnel address, by node name.
+    pub vteps: BTreeMap<String, Vtep>,
+    /// Local workload endpoints by WorkloadEndpoint name (`namespace/name`).
+    pub endpoints: BTreeMap<String, LocalEndpoint>,
+    /// Underlay addresses of all nodes, this one too.
+    pub nodes: BTreeSet<Ipv4Addr>,
+    /// Who tunnel packets are accepted from: other nodes and FelixConfiguration externalNodesList.
+    pub senders: BTreeSet<Ipv4Addr>,
+    /// CIDRs of all pools that carry workloads: what the host routes to the engine.
+    pub pools: BTreeSet<IpNet>,
+    /// Oddities in the cluster's state that an operator should hear of, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// This node's own parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThisNode {
+    pub name: String,
+    /// Underlay address with its prefix (CrossSubnet's test).
+    pub address: Ipv4Net,
+    /// The address for the host device: the VXLAN tunnel address, else the IP-in-IP one.
+    pub tunnel_address: Option<Ipv4Addr>,
+    pub vtep_mac: Mac,
+    pub vni: Vni,
+    pub vxlan_port: u16,
+    /// FelixConfiguration vxlanMTU and ipipMTU when set (not 0); else they follow from the uplink's MTU.
+    pub vxlan_mtu: Option<u16>,
+    pub ipip_mtu: Option<u16>,
+    pub workloads_may_vxlan: bool,
+    pub workloads_may_ipip: bool,
+    /// Which encapsulations some enabled pool uses: the pod MTU is the least of their MTUs, and the
+    /// uplink's when there is none.
+    pub vxlan_enabled: bool,
+    pub ipip_enabled: bool,
+}
+
+/// Another node as a VXLAN tunnel endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vtep {
+    pub node: String,
+    pub address: Ipv4Addr,
+    pub tunnel_address: Ipv4Addr,
+    pub mac: Mac,
+}
+
+/// Where packets to a prefix go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a pod on this node; the key into `Desired::endpoints`.
+    Local { endpoint: String },
+    /// To a node in VXLAN, via its tunnel address.
+    Vxlan { node: String, address: Ipv4Addr, tunnel_address: Ipv4Addr, mac: Mac },
+    /// To a node in IP-in-IP.
+    Ipip { node: String, address: Ipv4Addr },
+    /// To a node without encapsulation.
+    Direct { node: String, address: Ipv4Addr },
+    /// One of this node's own addresses.
+    Host,
+    /// A block of this node: what no endpoint owns in it ends here.
+    Blackhole,
+    /// Known but not reachable now (a node without address or tunnel), or a pool's part that nobody owns:
+    /// dropped rather than leaked to the host's default route. `node` is whose it is, if known.
+    Drop { node: Option<String> },
+}
+
+impl Route {
+    /// The kind as the API shows it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Route::Local { .. } => "local",
+            Route::Vxlan { .. } => "vxlan",
+            Route::Ipip { .. } => "ipip",
+            Route::Direct { .. } => "direct",
+            Route::Host => "host",
+            Route::Blackhole => "blackhole",
+            Route::Drop { .. } => "drop",
+        }
+    }
+
+    /// The next hop shown as `via`: the tunnel address for VXLAN, the node's address otherwise.
+    pub fn via(&self) -> Option<IpAddr> {
+        match self {
+            Route::Vxlan { tunnel_address, .. } => Some((*tunnel_address).into()),
+            Route::Ipip { address, .. } | Route::Direct { address, .. } => Some((*address).into()),
+            _ => None,
+        }
+    }
+
+    /// The node it leads to.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Route::Vxlan { node, .. } | Route::Ipip { node, .. } | Route::Direct { node, .. } => Some(node),
+            Route::Drop { node } => node.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A pod on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEndpoint {
+    /// `namespace/pod` where known, else the endpoint's name.
+    pub workload: String,
+    /// Host-side interface, or the name of the TAP to make.
+    pub interface: String,
+    /// Network namespace to make the pod's TAP in (annotation `tortie/netns` of the WorkloadEndpoint).
+    pub netns: Option<PathBuf>,
+    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses and allowed source prefixes.
+    pub sources: Vec<Ipv4Net>,
+    pub mac: Option<Mac>,
+}

@@ -1,0 +1,3 @@
+//! The control plane: from the cluster's state to one snapshot. Nothing here is on a packet's way.
+
+pub mod desired;

@@ -1,0 +1,20 @@
+//! The forwarding table: longest-prefix match from destination address to adjacency.
+
+pub mod adjacency;
+pub mod lpm;
+
+pub use adjacency::{AdjKind, Adjacency, Rewrite};
+pub use lpm::{Lpm4, Table4};
+
+/// Index of an adjacency in the snapshot. 0 is always drop(no-route), so a lookup always answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct AdjId(pub u32);
+
+impl AdjId {
+    pub const NO_ROUTE: AdjId = AdjId(0);
+
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

@@ -1,0 +1,331 @@
+//! The slot pool: one anonymous mapping, small slots first (an AF_XDP UMEM as they lie), then big slots for
+//! super-frames. Owned by one worker; no locks, last given is first taken, so that slots stay in cache.
+
+use super::{Batch, Csum, Frame};
+use std::io;
+use std::ptr::NonNull;
+
+/// Size of a small slot, bytes: one AF_XDP chunk (a page).
+pub const SMALL_SLOT: usize = 4096;
+/// Size of a big slot: headroom, Ethernet and the longest IPv4 packet.
+pub const BIG_SLOT: usize = 66 * 1024;
+/// Free bytes in front of a newly taken frame: room for the outer headers. Equals the room the kernel keeps
+/// in front of an AF_XDP frame (XDP_PACKET_HEADROOM).
+pub const HEADROOM: usize = 256;
+
+/// The part of the pool's memory that can be registered as an AF_XDP UMEM. Addresses of small slots, as used
+/// in AF_XDP descriptors, are offsets from `base`.
+#[derive(Clone, Copy, Debug)]
+pub struct Umem {
+    pub base: NonNull<u8>,
+    /// Length, bytes: a multiple of `SMALL_SLOT`.
+    pub len: usize,
+}
+
+/// A fixed number of slots. Whoever takes a frame gives it back; `is_full` tells whether all did.
+pub struct FramePool {
+    base: NonNull<u8>,
+    map_len: usize,
+    small: u32,
+    big: u32,
+    free_small: Vec<u32>,
+    free_big: Vec<u32>,
+}
+
+// SAFETY: the pool owns its mapping exclusively; the pointer is not tied to a thread.
+unsafe impl Send for FramePool {}
+
+impl FramePool {
+    /// Maps memory for `small` slots of [`SMALL_SLOT`] and `big` slots of [`BIG_SLOT`] bytes. Pages are
+    /// touched when first used. Errors: what mmap(2) says.
+    pub fn new(small: u32, big: u32) -> io::Result<FramePool> {
+        let map_len = (small as usize * SMALL_SLOT + big as usize * BIG_SLOT).max(SMALL_SLOT);
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases nothing.
+        let p = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                map_len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(p.cast::<u8>()).ok_or_else(|| io::Error::other("mmap returned null"))?;
+        Ok(FramePool { base, map_len, small, big, free_small: (0..small).rev().collect(), free_big: (small..small + big).rev().collect() })
+    }
+
+    /// Where slot `slot` starts, bytes from the base.
+    #[inline(always)]
+    fn offset(&self, slot: u32) -> usize {
+        if slot < self.small {
+            slot as usize * SMALL_SLOT
+        } else {
+            self.small as usize * SMALL_SLOT + (slot - self.small) as usize * BIG_SLOT
+        }
+    }
+
+    #[inline(always)]
+    fn slot_size(&self, slot: u32) -> usize {
+        if slot < self.small { SMALL_SLOT } else { BIG_SLOT }
+    }
+
+    /// An empty frame in a small slot with [`HEADROOM`] in front, or `None` when all are in use.
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Frame> {
+        self.free_small.pop().map(|s| Frame::new(s, HEADROOM as u32, 0))
+    }
+
+    /// The same in a big slot.
+    #[inline(always)]
+    pub fn take_big(&mut self) -> Option<Frame> {
+        self.free_big.pop().map(|s| Frame::new(s, HEADROOM as u32, 0))
+    }
+
+    /// An empty frame in the smallest free slot that holds `len` bytes behind the headroom.
+    pub fn take_for(&mut self, len: usize) -> Option<Frame> {
+        if len <= SMALL_SLOT - HEADROOM {
+            self.take().or_else(|| self.take_big())
+        } else if len <= BIG_SLOT - HEADROOM {
+            self.take_big()
+        } else {
+            None
+        }
+    }
+
+    /// Gives a slot back.
+    #[inline(always)]
+    pub fn give(&mut self, f: Frame) {
+        self.give_slot(f.slot);
+    }
+
+    /// Gives back every frame of a batch.
+    pub fn give_all(&mut self, b: &mut Batch) {
+        for f in b.drain() {
+            self.give(f);
+        }
+    }
+
+    #[inline(always)]
+    fn give_slot(&mut self, slot: u32) {
+        debug_assert!(slot < self.small + self.big);
+        if slot < self.small { self.free_small.push(slot) } else { self.free_big.push(slot) }
+    }
+
+    /// The frame's bytes.
+    #[inline(always)]
+    pub fn data(&self, f: &Frame) -> &[u8] {
+        debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
+        // SAFETY: a Frame is only made for a slot of this pool and its head + len never leave the slot (pull,
+        // truncate, push and set_len check); a slot with a Frame is in no kernel ring, so nobody else writes.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(self.offset(f.slot) + f.head as usize), f.len as usize) }
+    }
+
+    /// The frame's bytes, to be changed.
+    #[inline(always)]
+    pub fn data_mut(&mut self, f: &Frame) -> &mut [u8] {
+        debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
+        // SAFETY: as in `data`; `&mut self` makes this the only slice into the pool.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(self.offset(f.slot) + f.head as usize), f.len as usize) }
+    }
+
+    /// Every byte from the frame's head to the end of its slot: where a receive call writes.
+    #[inline(always)]
+    pub fn room_mut(&mut self, f: &Frame) -> &mut [u8] {
+        let len = self.slot_size(f.slot) - f.head as usize;
+        // SAFETY: head is within the slot; as in `data_mut`.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(self.offset(f.slot) + f.head as usize), len) }
+    }
+
+    /// Raw address of the frame's first byte and the bytes up to the end of the slot, for iovecs of several
+    /// frames at once. Valid while the frame is alive.
+    #[inline(always)]
+    pub fn room_ptr(&mut self, f: &Frame) -> (*mut u8, usize) {
+        let room = self.room_mut(f);
+        (room.as_mut_ptr(), room.len())
+    }
+
+    /// How many bytes the frame can be long where its head is.
+    #[inline(always)]
+    pub fn capacity(&self, f: &Frame) -> usize {
+        self.slot_size(f.slot) - f.head as usize
+    }
+
+    /// Sets the length after bytes were written into `room_mut`. Panics beyond the slot.
+    #[inline(always)]
+    pub fn set_len(&self, f: &mut Frame, len: usize) {
+        assert!(len <= self.capacity(f), "frame longer than its slot");
+        f.len = len as u32;
+    }
+
+    /// Moves the head of an empty frame: the distance from the slot's start. Panics beyond the slot.
+    pub fn set_head(&self, f: &mut Frame, head: usize) {
+        assert!(f.len == 0 && head <= self.slot_size(f.slot), "head of a frame with bytes, or beyond the slot");
+        f.head = head as u32;
+    }
+
+    /// Puts `n` bytes in front of the frame and returns the frame's bytes from the new head on; what they
+    /// hold is unspecified. Panics when the headroom is used up (the forward path never stacks more than 64
+    /// of its 256 bytes).
+    #[inline(always)]
+    pub fn push(&mut self, f: &mut Frame, n: usize) -> &mut [u8] {
+        assert!(n <= f.head as usize, "no headroom left");
+        f.head -= n as u32;
+        f.len += n as u32;
+        self.data_mut(f)
+    }
+
+    /// Copies `from`'s bytes and metadata into `to`, whose head stays. `None`, and nothing copied, if they do
+    /// not fit.
+    #[must_use]
+    pub fn copy(&mut self, from: &Frame, to: &mut Frame) -> Option<()> {
+        if from.len as usize > self.capacity(to) || from.slot == to.slot {
+            return None;
+        }
+        let (src, dst) = (self.offset(from.slot) + from.head as usize, self.offset(to.slot) + to.head as usize);
+        // SAFETY: both ranges lie in the mapping, each within its own slot (checked above), and the slots differ.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), from.len as usize) };
+        to.len = from.len;
+        to.port = from.port;
+        to.gso = from.gso;
+        to.peer = from.peer;
+        to.outer_tos = from.outer_tos;
+        to.hash = from.hash;
+        to.csum = match from.csum {
+            Csum::Partial { start, offset } => Csum::Partial { start: start - from.head + to.head, offset },
+            other => other,
+        };
+        Some(())
+    }
+
+    /// Whether the frame lies in the UMEM part, so that AF_XDP can send it where it is.
+    #[inline(always)]
+    pub fn in_umem(&self, f: &Frame) -> bool {
+        f.slot < self.small
+    }
+
+    /// The part to register with AF_XDP.
+    pub fn umem(&self) -> Umem {
+        Umem { base: self.base, len: self.small as usize * SMALL_SLOT }
+    }
+
+    /// Turns a frame of the UMEM part into its descriptor address and length: from here on the kernel owns the
+    /// slot, until [`FramePool::from_kernel`] or [`FramePool::reclaim`] names it again.
+    #[inline(always)]
+    pub fn into_kernel(&self, f: Frame) -> (u64, u32) {
+        debug_assert!(self.in_umem(&f));
+        ((self.offset(f.slot) + f.head as usize) as u64, f.len)
+    }
+
+    /// The frame for a descriptor that the kernel handed back with data. `None` for an address or length
+    /// outside the UMEM or across slots: a kernel that does that is not to be believed.
+    #[inline(always)]
+    pub fn from_kernel(&self, addr: u64, len: u32) -> Option<Frame> {
+        let slot = addr / SMALL_SLOT as u64;
+        let head = (addr % SMALL_SLOT as u64) as u32;
+        (slot < u64::from(self.small) && head as usize + len as usize <= SMALL_SLOT).then(|| Frame::new(slot as u32, head, len))
+    }
+
+    /// Gives back the slot that holds UMEM address `addr` (from a completion ring, or on close).
+    #[inline(always)]
+    pub fn reclaim(&mut self, addr: u64) {
+        let slot = addr / SMALL_SLOT as u64;
+        if slot < u64::from(self.small) {
+            self.free_small.push(slot as u32);
+        }
+    }
+
+    /// Free slots: (small, big).
+    pub fn free(&self) -> (usize, usize) {
+        (self.free_small.len(), self.free_big.len())
+    }
+
+    /// Total slots: (small, big).
+    pub fn size(&self) -> (u32, u32) {
+        (self.small, self.big)
+    }
+
+    /// Whether every slot has been given back.
+    pub fn is_full(&self) -> bool {
+        self.free() == (self.small as usize, self.big as usize)
+    }
+}
+
+impl Drop for FramePool {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; no frame's bytes can be reached without the pool.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.map_len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn take_write_push_pull_give() {
+        let mut pool = FramePool::new(4, 2).unwrap();
+        let mut f = pool.take().unwrap();
+        pool.room_mut(&f)[..4].copy_from_slice(b"abcd");
+        pool.set_len(&mut f, 4);
+        pool.push(&mut f, 2).copy_within(2..3, 0);
+        pool.data_mut(&f)[1] = b'_';
+        assert_eq!(pool.data(&f), b"a_abcd");
+        f.pull(3);
+        f.truncate(2);
+        assert_eq!(pool.data(&f), b"bc");
+        assert!(!pool.is_full());
+        pool.give(f);
+        assert!(pool.is_full());
+    }
+
+    #[test]
+    fn sizes_are_chosen_and_exhausted() {
+        let mut pool = FramePool::new(1, 1).unwrap();
+        let a = pool.take_for(1500).unwrap();
+        assert!(pool.in_umem(&a));
+        let b = pool.take_for(1500).unwrap();
+        assert!(!pool.in_umem(&b));
+        assert!(pool.take_for(1).is_none() && pool.take_for(BIG_SLOT).is_none());
+        pool.give(a);
+        assert!(pool.take_for(60_000).is_none());
+        pool.give(b);
+        assert!(pool.is_full());
+    }
+
+    #[test]
+    fn copy_moves_the_checksum_position() {
+        let mut pool = FramePool::new(2, 1).unwrap();
+        let mut a = pool.take_big().unwrap();
+        pool.set_len(&mut a, 100);
+        a.pull(10);
+        a.csum = Csum::Partial { start: a.head() + 20, offset: 6 };
+        let mut b = pool.take().unwrap();
+        pool.copy(&a, &mut b).unwrap();
+        assert_eq!(b.csum, Csum::Partial { start: b.head() + 20, offset: 6 });
+        assert_eq!(b.len(), 90);
+        pool.set_len(&mut a, 5000);
+        assert!(pool.copy(&a, &mut b).is_none());
+        pool.give(a);
+        pool.give(b);
+    }
+
+    #[test]
+    fn kernel_addresses_are_checked() {
+        let mut pool = FramePool::new(2, 1).unwrap();
+        assert!(pool.from_kernel(2 * SMALL_SLOT as u64, 1).is_none());
+        assert!(pool.from_kernel(SMALL_SLOT as u64 - 10, 11).is_none());
+        let mut f = pool.take().unwrap();
+        pool.set_len(&mut f, 60);
+        let slot = f.slot();
+        let (addr, len) = pool.into_kernel(f);
+        let f = pool.from_kernel(addr, len).unwrap();
+        assert_eq!((f.slot(), f.head(), f.len()), (slot, HEADROOM as u32, 60));
+        pool.reclaim(addr);
+        std::mem::drop(f);
+        assert!(pool.is_full());
+    }
+}

@@ -1,0 +1,3 @@
+//! Operations: what people and machines see of a running node.
+
+pub mod view;

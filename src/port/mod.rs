@@ -1,0 +1,96 @@
+//! Ports: where frames enter and leave. One value of a `Port` type is one queue, owned by one worker.
+//!
+//! The forwarding code sees only [`Port`], [`Caps`] and the [`Medium`]; what a port needs from the kernel
+//! stays in its own file. [`open`] chooses among them.
+
+pub mod mem;
+
+use crate::drop::DropReason;
+use crate::frame::{Batch, FramePool, GsoSet};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// What the first byte of a frame on this port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Medium {
+    /// An Ethernet header.
+    Ethernet,
+    /// An IP header (TUN; a raw socket for IP-in-IP).
+    Ip,
+    /// A VXLAN header: the kernel handles outer IP and UDP, the other node's address is in `Frame::peer`.
+    VxlanUdp,
+}
+
+/// Who finishes the L4 checksum of a frame that is sent with an unfinished one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxCsum {
+    /// The forward path, before the frame reaches the port.
+    Software,
+    /// The port takes frames with `Csum::Partial` (a virtio-net header says so to the other side).
+    Port,
+}
+
+/// What a port can do; constant while it is open.
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// The I/O method's name as users see it: `af-xdp-native`, `af-packet`, `tap`, `udp`, ...
+    pub driver: &'static str,
+    pub medium: Medium,
+    /// Longest packet from L3 on that one ordinary (not super-) frame may carry, bytes.
+    pub mtu: u32,
+    /// Super-frames it takes for sending.
+    pub gso: GsoSet,
+    pub tx_csum: TxCsum,
+    /// Which queue of the interface this is.
+    pub queue: u16,
+}
+
+/// What a receive call lost; frames that were received are in the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxReport {
+    /// Longer than any slot.
+    pub truncated: u32,
+    /// An offload header that makes no sense.
+    pub malformed: u32,
+}
+
+/// What became of the frames given to `tx_burst`. Frames not mentioned are still in the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TxReport {
+    pub sent: u32,
+    /// Refused by the kernel (`DropReason::TxError`); their slots are back in the pool.
+    pub errors: u32,
+    /// Longer than the port can carry (`DropReason::TxTooBig`); their slots are back in the pool.
+    pub too_big: u32,
+}
+
+impl TxReport {
+    /// The losses as (reason, count) pairs.
+    pub fn drops(&self) -> [(DropReason, u32); 2] {
+        [(DropReason::TxError, self.errors), (DropReason::TxTooBig, self.too_big)]
+    }
+}
+
+/// One queue of one port.
+///
+/// Frames come from and go back to the calling worker's pool. A frame handed to `tx_burst` belongs to the port
+/// until the kernel has taken the bytes; the port gives the slot back itself, at once or at a later call.
+pub trait Port: Send {
+    fn caps(&self) -> &Caps;
+
+    /// Appends up to `out.room()` frames. Takes slots first and dequeues second, so an empty pool loses
+    /// nothing. Sets `csum`, `gso`, `peer` and `outer_tos` of each frame; the worker sets `port`.
+    /// An error means that the interface is gone or broken: the port is closed and reported.
+    fn rx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport>;
+
+    /// Sends from the front of `out`, in order; frames that the kernel has no room for stay in it.
+    /// An error means the same as for `rx_burst`; what is left in `out` is dropped by the caller.
+    fn tx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<TxReport>;
+
+    /// Readable when `rx_burst` would return frames. `None`: the port must be polled (memory ports).
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Stops I/O and gives every slot that the port or the kernel still holds back to the pool.
+    fn release(&mut self, pool: &mut FramePool);
+}

@@ -1,0 +1,121 @@
+//! A worker's counters as others see them: one writer, any number of readers, no read-modify-write.
+
+use crate::drop::{DropReason, PuntReason};
+use crate::fib::AdjId;
+use crate::frame::PortId;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Adjacencies with a packet counter of their own; higher numbers are not counted one by one.
+pub const COUNTED_ADJACENCIES: usize = 1 << 16;
+/// Most ports of one worker.
+pub const MAX_PORTS: usize = 4096;
+
+/// A counter with a single writer.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning worker may call this.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+    /// Sets; only the owning worker may call this.
+    #[inline(always)]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one port of one worker did.
+#[derive(Default)]
+pub struct PortCounters {
+    pub rx_frames: Counter,
+    pub rx_bytes: Counter,
+    pub tx_frames: Counter,
+    pub tx_bytes: Counter,
+    /// Frames meant for this port that it did not take.
+    pub tx_dropped: Counter,
+}
+
+/// All counters of one worker. The law: `received + generated = sent + punted + dropped + held`.
+pub struct Counters {
+    pub received: Counter,
+    /// Packets that were made here: ICMP errors, ARP requests, fragments and segments beyond the first.
+    pub generated: Counter,
+    pub sent: Counter,
+    /// Packets that wait for a neighbour or for room on a port; a gauge.
+    pub held: Counter,
+    pub punted: [Counter; PuntReason::COUNT],
+    pub dropped: [Counter; DropReason::COUNT],
+    /// Turns of the loop, and those among them that moved no frame.
+    pub turns: Counter,
+    pub idle_turns: Counter,
+    /// Times the worker slept in the kernel.
+    pub sleeps: Counter,
+    /// Events for control that were lost because control did not keep up.
+    pub events_lost: Counter,
+    ports: Box<[PortCounters]>,
+    adjacencies: Box<[Counter]>,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            received: Counter::default(),
+            generated: Counter::default(),
+            sent: Counter::default(),
+            held: Counter::default(),
+            punted: std::array::from_fn(|_| Counter::default()),
+            dropped: std::array::from_fn(|_| Counter::default()),
+            turns: Counter::default(),
+            idle_turns: Counter::default(),
+            sleeps: Counter::default(),
+            events_lost: Counter::default(),
+            ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
+            adjacencies: (0..COUNTED_ADJACENCIES).map(|_| Counter::default()).collect(),
+        }
+    }
+}
+
+impl Counters {
+    /// The counters of a port; numbers beyond [`MAX_PORTS`] share the last.
+    #[inline(always)]
+    pub fn port(&self, id: PortId) -> &PortCounters {
+        &self.ports[id.index().min(MAX_PORTS - 1)]
+    }
+
+    /// Counts a packet on an adjacency.
+    #[inline(always)]
+    pub fn hit(&self, adj: AdjId) {
+        if let Some(c) = self.adjacencies.get(adj.index()) {
+            c.add(1);
+        }
+    }
+
+    /// Packets that took an adjacency; `None` if it is not counted.
+    pub fn hits(&self, adj: AdjId) -> Option<u64> {
+        self.adjacencies.get(adj.index()).map(Counter::get)
+    }
+
+    #[inline(always)]
+    pub fn drop(&self, reason: DropReason, n: u64) {
+        self.dropped[reason.index()].add(n);
+    }
+
+    #[inline(always)]
+    pub fn punt(&self, reason: PuntReason, n: u64) {
+        self.punted[reason.index()].add(n);
+    }
+
+    /// Both sides of the law: (received + generated, sent + punted + dropped + held). Equal whenever the
+    /// worker is between turns.
+    pub fn balance(&self) -> (u64, u64) {
+        let out = self.sent.get() + self.held.get() + self.punted.iter().chain(&self.dropped).map(Counter::get).sum::<u64>();
+        (self.received.get() + self.generated.get(), out)
+    }
+}
