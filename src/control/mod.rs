@@ -1,3 +1,4 @@
 //! The control plane: from the cluster's state to one snapshot. Nothing here is on a packet's way.
 
 pub mod desired;
+pub mod netlink;
