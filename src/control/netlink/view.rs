@@ -98,7 +98,7 @@ impl Changes {
 }
 
 /// The next hop towards an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NextHop {
     pub address: Ipv4Addr,
     pub dev: u32,
