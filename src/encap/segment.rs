@@ -6,7 +6,7 @@
 
 use crate::drop::DropReason;
 use crate::frame::{Csum, Frame, FramePool, Gso, GsoKind, HEADROOM};
-use crate::wire::{be16, be32, checksum, ipv4, l4, put16, put32};
+use crate::wire::{be32, checksum, ipv4, l4, put16, put32};
 use std::ops::Range;
 
 /// Longest headers of a segment: IPv4 and TCP, both with all their options, bytes.
@@ -201,6 +201,7 @@ fn copy_segment(pool: &mut FramePool, frame: &mut Frame, segments: &Segments, i:
 mod tests {
     use super::*;
     use crate::frame::PortId;
+    use crate::wire::be16;
     use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv4Options, PacketBuilder, TcpHeader, UdpHeader};
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr};
