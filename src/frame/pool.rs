@@ -201,6 +201,18 @@ impl FramePool {
         Some(())
     }
 
+    /// Copies `range` of `from`'s bytes to position `at` of `to`, which grows to hold them. Panics when the
+    /// range is not in `from` or does not fit `to`'s slot.
+    #[inline]
+    pub fn copy_range(&mut self, from: &Frame, to: &mut Frame, at: usize, range: std::ops::Range<usize>) {
+        let n = range.len();
+        assert!(range.end <= from.len() && at + n <= self.capacity(to) && from.slot != to.slot, "copy outside the frames");
+        let (src, dst) = (self.offset(from.slot) + from.head as usize + range.start, self.offset(to.slot) + to.head as usize + at);
+        // SAFETY: both ranges lie in the mapping, each within its own slot (asserted), and the slots differ.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), n) };
+        to.len = to.len.max((at + n) as u32);
+    }
+
     /// Whether the frame lies in the UMEM part, so that AF_XDP can send it where it is.
     #[inline(always)]
     pub fn in_umem(&self, f: &Frame) -> bool {

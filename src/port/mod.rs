@@ -3,7 +3,11 @@
 //! The forwarding code sees only [`Port`], [`Caps`] and the [`Medium`]; what a port needs from the kernel
 //! stays in its own file. [`open`] chooses among them.
 
+pub mod error;
 pub mod mem;
+pub mod sys;
+
+pub use error::OpenError;
 
 use crate::drop::DropReason;
 use crate::frame::{Batch, FramePool, GsoSet};

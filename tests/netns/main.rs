@@ -1,0 +1,1 @@
+//! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
