@@ -100,25 +100,39 @@ impl<'a> Context<'a> {
     pub fn build(&mut self, prefix: Ipv4Net, route: &Route) -> Adjacency {
         match route {
             Route::Local { endpoint } => self.local(prefix, endpoint),
-            Route::Vxlan { address, mac, .. } => {
-                self.remote(AdjKind::Vxlan, |u| u.vxlan, vxlan_mtu, *address, |n, out, link| {
+            Route::Vxlan { address, mac, .. } => self.remote(
+                AdjKind::Vxlan,
+                |u| u.vxlan,
+                vxlan_mtu,
+                *address,
+                |n, out, link| {
                     let vtep = MacPair { dst: *mac, src: n.vtep_mac };
                     match out.medium {
                         Medium::Ethernet => rewrite::vxlan_ethernet(link, n.address.addr(), *address, n.vxlan_port, n.vni, vtep),
                         Medium::VxlanUdp | Medium::Ip => rewrite::vxlan_udp(n.vni, vtep),
                     }
-                })
-            }
-            Route::Ipip { address, .. } => self.remote(AdjKind::Ipip, |u| u.ipip, ipip_mtu, *address, |n, out, link| match out.medium {
-                Medium::Ethernet => rewrite::ipip_ethernet(link, n.address.addr(), *address),
-                Medium::VxlanUdp | Medium::Ip => rewrite::ipip_ip(n.address.addr(), *address),
-            }),
-            Route::Direct { address, .. } => {
-                self.remote(AdjKind::Direct, |u| u.direct, |_, mtu| mtu, *address, |_, out, link| match out.medium {
+                },
+            ),
+            Route::Ipip { address, .. } => self.remote(
+                AdjKind::Ipip,
+                |u| u.ipip,
+                ipip_mtu,
+                *address,
+                |n, out, link| match out.medium {
+                    Medium::Ethernet => rewrite::ipip_ethernet(link, n.address.addr(), *address),
+                    Medium::VxlanUdp | Medium::Ip => rewrite::ipip_ip(n.address.addr(), *address),
+                },
+            ),
+            Route::Direct { address, .. } => self.remote(
+                AdjKind::Direct,
+                |u| u.direct,
+                |_, mtu| mtu,
+                *address,
+                |_, out, link| match out.medium {
                     Medium::Ethernet => rewrite::ethernet(link),
                     Medium::VxlanUdp | Medium::Ip => Rewrite::EMPTY,
-                })
-            }
+                },
+            ),
             Route::Host => self.punt(PuntReason::HostAddress),
             Route::Blackhole => Adjacency::drop(DropReason::Blackhole),
             Route::Drop { .. } => Adjacency::drop(DropReason::RouteDrop),
@@ -164,9 +178,7 @@ impl<'a> Context<'a> {
         };
         let mtu = mtu(self.node, uplink.mtu);
         match self.way(uplink, &out, address) {
-            Way::Ready(link) => {
-                Adjacency { peer: address.into(), ..towards(kind, &out, mtu, rewrite(self.node, &out, link)) }
-            }
+            Way::Ready(link) => Adjacency { peer: address.into(), ..towards(kind, &out, mtu, rewrite(self.node, &out, link)) },
             Way::Unresolved(hop) => {
                 Adjacency { kind: AdjKind::Glean, mtu, peer: hop.into(), ..Adjacency::drop(DropReason::NeighbourUnresolved) }
             }
@@ -196,13 +208,5 @@ impl<'a> Context<'a> {
 }
 
 fn towards(kind: AdjKind, out: &Out, mtu: u16, rewrite: Rewrite) -> Adjacency {
-    Adjacency {
-        rewrite,
-        kind,
-        port: out.id,
-        mtu,
-        gso: out.gso,
-        partial_csum: out.partial_csum,
-        peer: Ipv4Addr::UNSPECIFIED.into(),
-    }
+    Adjacency { rewrite, kind, port: out.id, mtu, gso: out.gso, partial_csum: out.partial_csum, peer: Ipv4Addr::UNSPECIFIED.into() }
 }

@@ -216,7 +216,7 @@ fn roles(inputs: Inputs<'_>) -> Vec<PortRole> {
         }
         roles[id.index()] = role;
     };
-    for u in &inputs.ports.uplink {
+    if let Some(u) = &inputs.ports.uplink {
         [u.vxlan, u.ipip, u.direct].iter().flatten().for_each(|o| set(o.id, PortRole::Uplink));
     }
     if let Some(h) = &inputs.ports.host {
