@@ -3,3 +3,4 @@
 pub mod desired;
 pub mod netlink;
 pub mod plan;
+pub mod ports;

@@ -19,6 +19,8 @@ use std::net::Ipv4Addr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Out {
     pub id: PortId,
+    /// The I/O method's name.
+    pub driver: &'static str,
     pub medium: Medium,
     /// Interface's MTU, bytes from L3 on.
     pub mtu: u16,
@@ -31,8 +33,9 @@ impl Out {
     pub fn new(id: PortId, caps: &Caps, mtu: u32) -> Out {
         Out {
             id,
+            driver: caps.driver,
             medium: caps.medium,
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            mtu: super::mtu16(mtu),
             gso: caps.gso,
             partial_csum: caps.tx_csum == TxCsum::Port,
         }

@@ -174,7 +174,12 @@ pub fn hits(counters: &[Arc<Counters>], id: AdjId) -> Option<u64> {
     counters.iter().map(|c| c.hits(id)).sum()
 }
 
-/// MTU of packets inside VXLAN, inside IP-in-IP, and for pods, given the uplink's.
+/// An interface's MTU as adjacencies carry it; 65,535 stands for anything longer.
+pub fn mtu16(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
+}
+
+/// MTU of packets inside VXLAN, given the uplink's.
 pub fn vxlan_mtu(node: &ThisNode, uplink: u16) -> u16 {
     node.vxlan_mtu.unwrap_or(uplink.saturating_sub(VXLAN_OVERHEAD))
 }

@@ -21,7 +21,7 @@ fn net(s: &str) -> Ipv4Net {
 }
 
 fn out(id: u16, medium: Medium) -> Out {
-    Out { id: PortId(id), medium, mtu: 1500, gso: GsoSet::NONE, partial_csum: false }
+    Out { id: PortId(id), driver: "mem", medium, mtu: 1500, gso: GsoSet::NONE, partial_csum: false }
 }
 
 struct World {
