@@ -5,7 +5,12 @@
 
 pub mod error;
 pub mod mem;
+mod nl;
+pub mod packet;
+mod pair;
 pub mod sys;
+pub mod tun;
+pub mod vnet;
 
 pub use error::OpenError;
 
