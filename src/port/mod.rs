@@ -6,6 +6,7 @@
 pub mod error;
 pub mod mem;
 pub mod sys;
+pub mod xsk;
 
 pub use error::OpenError;
 
