@@ -10,6 +10,9 @@ const OPT_COPIED: u8 = 0x80;
 const OPT_NOP: u8 = 1;
 const OPT_END: u8 = 0;
 
+/// Most fragments of one packet: enough for the longest one at IPv4's customary least MTU, 576.
+pub const FRAGMENTS_MAX: usize = 128;
+
 /// How many fragments were made and how many could not be, for want of slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragmented {
@@ -27,7 +30,7 @@ pub fn fragment(pool: &mut FramePool, f: Frame, mtu: usize, mut sink: impl FnMut
     let step = mtu.saturating_sub(header) & !7;
     let word = ipv4::frag_word(p);
     let offset = usize::from(word & ipv4::OFFSET_MASK) * 8;
-    if step == 0 || word & ipv4::DF != 0 || offset + payload > 65_535 {
+    if step == 0 || word & ipv4::DF != 0 || offset + payload > 65_535 || payload.div_ceil(step) > FRAGMENTS_MAX {
         return Err((f, DropReason::FragmentFailed));
     }
     let mut result = Fragmented { made: 0, lost: 0 };
@@ -104,7 +107,14 @@ mod tests {
             let payload: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
             let f = packet(&mut pool, &payload, if mf { ipv4::MF } else { 0 });
             let mut parts = Vec::new();
-            let r = fragment(&mut pool, f, mtu, |p| parts.push(p)).unwrap();
+            let r = match fragment(&mut pool, f, mtu, |p| parts.push(p)) {
+                Ok(r) => r,
+                Err((f, reason)) => {
+                    prop_assert!(reason == DropReason::FragmentFailed && len.div_ceil((mtu - 20) & !7) > FRAGMENTS_MAX);
+                    pool.give(f);
+                    return Ok(());
+                }
+            };
             prop_assert_eq!((r.made as usize, r.lost), (parts.len(), 0));
             let mut seen = Vec::new();
             let last = parts.len().saturating_sub(1);
