@@ -11,6 +11,7 @@ mod pair;
 pub mod sys;
 pub mod tun;
 pub mod vnet;
+pub mod xsk;
 
 pub use error::OpenError;
 
