@@ -5,7 +5,9 @@
 
 pub mod error;
 pub mod mem;
+pub mod mmsg;
 pub mod sys;
+pub mod udp;
 
 pub use error::OpenError;
 
