@@ -5,11 +5,14 @@
 
 pub mod error;
 pub mod mem;
+pub mod mmsg;
 mod nl;
 pub mod packet;
 mod pair;
 pub mod sys;
+pub mod sys;
 pub mod tun;
+pub mod udp;
 pub mod vnet;
 pub mod xsk;
 
