@@ -10,7 +10,6 @@ mod nl;
 pub mod packet;
 mod pair;
 pub mod sys;
-pub mod sys;
 pub mod tun;
 pub mod udp;
 pub mod vnet;
