@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 /// Where the daemon listens and the CLI asks unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/tortie/api.sock";
+pub const DEFAULT_SOCKET: &str = "/run/tortie/tortie.sock";
 /// Longest request, bytes: a request line and the headers that curl sends are a tenth of it.
 const MAX_REQUEST: usize = 8192;
 /// Connections answered at the same time; more wait in the socket's backlog.
