@@ -2,3 +2,4 @@
 
 mod ports_tunpkt;
 mod wire;
+mod ports_xsk;
