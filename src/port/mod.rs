@@ -6,6 +6,7 @@
 pub mod error;
 pub mod mem;
 pub mod mmsg;
+pub mod raw;
 pub mod sys;
 pub mod udp;
 
