@@ -9,6 +9,7 @@ pub mod mmsg;
 mod nl;
 pub mod packet;
 mod pair;
+pub mod raw;
 pub mod sys;
 pub mod tun;
 pub mod udp;
