@@ -1,3 +1,8 @@
-//! Encapsulation: what is done to packets between lookup and port. Super-frames are split by [`segment`].
+//! Encapsulation: constant rewrites built once, the few fields that vary per packet, and the splitting of
+//! packets that are too long. Super-frames are split by [`segment`].
 
+pub mod ecn;
+pub mod fragment;
+pub mod push;
+pub mod rewrite;
 pub mod segment;
