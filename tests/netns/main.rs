@@ -1,1 +1,2 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
+mod ports_sockets;
