@@ -178,7 +178,11 @@ fn attach(spec: &XskSpec<'_>, ifindex: u32, queues: u32) -> Result<Attachment, O
         Some(libc::EBUSY | libc::EEXIST) => {
             "another XDP program is attached: see `ip link`, remove it with `ip link set IFACE xdp off` or stop its owner"
         }
-        Some(libc::EINVAL) => "XDP links need Linux 5.9; native mode on a veth needs as many receive queues as the peer has send queues",
+        Some(libc::EINVAL) => "XDP links need Linux 5.9",
+        Some(libc::ENOSPC) => {
+            "native mode on a veth needs as many receive queues as its peer has send queues: use the generic mode or add queues"
+        }
+        Some(libc::ERANGE) => "the MTU is too large for native mode: lower it or use the generic mode",
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP: use the generic mode",
         _ => return Err(OpenError::io(step(&format!("attach, {}", refused.unwrap_or_default())), last)),
     };
