@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use tortie::arp;
 use tortie::frame::{Batch, Csum, FramePool, HEADROOM};
-use tortie::port::sys::Link;
+use tortie::port::sys::{self, Link};
 use tortie::port::xsk::{self, RingSizes, Steering, XskMode, XskPort, XskSpec, ZeroCopy};
 use tortie::port::{OpenError, Port};
 use tortie::testing::netns::{Namespace, veth};
@@ -391,6 +391,41 @@ fn super_frames_of_a_pod_with_segmentation_offload() {
         }
         ha.release(&mut pool);
         finish(&mut pool, &mut hb);
+    }
+}
+
+#[test]
+fn the_longest_super_frame_arrives_whole_or_is_counted() {
+    const BYTES: usize = 65_000;
+    for big in [4, 0] {
+        let (host, pod) = pair();
+        pod.sh("ip addr add 10.9.0.2/24 dev eth0; ip neigh add 10.9.0.1 lladdr 02:00:00:00:00:09 dev eth0");
+        let (mut pool, mut port) = host.run(|| {
+            let pool = FramePool::new(2048, big).unwrap();
+            let port = xsk::open(&XskSpec { umems: &[pool.umem()], ..spec("h0", XskMode::Generic) }).unwrap().remove(0);
+            (pool, port)
+        });
+        let mut got = Batch::new();
+        port.rx_burst(&mut pool, &mut got).unwrap();
+        let socket = pod.run(|| UdpSocket::bind("10.9.0.2:5000").unwrap());
+        sys::setsockopt(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, &1400i32).unwrap();
+        let payload: Vec<u8> = (0..BYTES).map(|i| (i / 100) as u8).collect();
+        socket.send_to(&payload, "10.9.0.1:5000").unwrap();
+        let mut truncated = 0;
+        until("the super-frame", || {
+            truncated += port.rx_burst(&mut pool, &mut got).unwrap().truncated;
+            truncated > 0 || !got.is_empty()
+        });
+        if big == 0 {
+            assert_eq!((truncated, got.len()), (1, 0));
+        } else {
+            let f = &got.as_slice()[0];
+            assert!(!pool.in_umem(f) && f.gso.is_none() && f.csum == Csum::MayBePartial);
+            assert_eq!((f.head() as usize, f.len()), (HEADROOM, 42 + BYTES));
+            assert!(pool.data(f)[42..] == payload);
+        }
+        pool.give_all(&mut got);
+        finish(&mut pool, &mut port);
     }
 }
 

@@ -70,7 +70,8 @@ pub struct XskSpec<'a> {
     pub interface: &'a str,
     pub steering: Steering,
     pub mode: XskMode,
-    /// The memory of each worker's pool. Receive queue q goes to worker q modulo their number.
+    /// The memory of each worker's pool, which must be mapped until the ports are opened (from then on the kernel
+    /// holds the pages itself). Receive queue q goes to worker q modulo their number.
     pub umems: &'a [Umem],
     pub zero_copy: ZeroCopy,
     pub rings: RingSizes,
