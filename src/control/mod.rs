@@ -3,6 +3,7 @@
 pub mod calc;
 pub mod cluster;
 pub mod config;
+pub mod datastore;
 pub mod desired;
 pub mod model;
 pub mod yaml;
