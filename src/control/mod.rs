@@ -6,4 +6,7 @@ pub mod config;
 pub mod datastore;
 pub mod desired;
 pub mod model;
+pub mod netlink;
+pub mod plan;
+pub mod ports;
 pub mod yaml;

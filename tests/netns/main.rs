@@ -2,6 +2,7 @@
 
 mod ports_raw;
 mod ports_sockets;
+mod netlink;
 mod ports_tunpkt;
 mod ports_xsk;
 mod wire;
