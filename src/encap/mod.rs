@@ -1,1 +1,8 @@
-//! To come.
+//! Encapsulation: constant rewrites built once, the few fields that vary per packet, and the splitting of
+//! packets that are too long. Super-frames are split by [`segment`].
+
+pub mod ecn;
+pub mod fragment;
+pub mod push;
+pub mod rewrite;
+pub mod segment;

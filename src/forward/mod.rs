@@ -1,1 +1,257 @@
-//! To come.
+//! Forwarding: parse, look up, act. One [`Forwarder`] per worker holds what packets need on their way (slots,
+//! output queues, packets that wait for a neighbour); all knowledge of the network comes with the [`Snapshot`].
+//!
+//! Every frame given to [`Forwarder::process`] ends as sent, punted, dropped under a reason, or held for a
+//! neighbour, and is counted as such; [`Counters::balance`] states the law.
+
+pub mod counters;
+mod decap;
+mod hold;
+mod ingress;
+mod output;
+mod queue;
+
+pub use counters::Counters;
+
+use crate::drop::DropReason;
+use crate::fib::{AdjId, AdjKind};
+use crate::frame::{BURST, Batch, Frame, FramePool, PortId};
+use crate::icmp;
+use crate::port::{Medium, TxReport};
+use crate::snapshot::{PortRole, Snapshot};
+use crate::wire::{Mac, ipv4};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// Most segments that one super-frame can become: 64 KiB at the smallest MSS that Linux allows (48).
+const SEGMENTS_MAX: usize = 65_536 / 48 + 1;
+/// Notices kept until the worker takes them.
+const NOTICES_MAX: usize = 64;
+
+/// What forwarding wants control to know. Repeated as long as it is true, so a lost one does no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Packets wait for this underlay neighbour.
+    NeighbourMiss { next_hop: IpAddr },
+    /// ARP showed an endpoint's MAC that the snapshot does not have.
+    EndpointMac { port: PortId, address: Ipv4Addr, mac: Mac },
+}
+
+/// Where a packet comes from, as far as TTL and loops go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// From a pod or another node: this node is a hop.
+    Routed,
+    /// From the host stack, which is the same hop: it has decremented the TTL of what it routes.
+    Host,
+    /// Made here, or resumed after waiting.
+    Local,
+}
+
+/// One worker's forwarding state.
+pub struct Forwarder {
+    pub pool: FramePool,
+    pub counters: Arc<Counters>,
+    queues: Vec<queue::TxQueue>,
+    /// Ports with frames to send, each once.
+    touched: Vec<PortId>,
+    held: Vec<hold::Held>,
+    /// Emptied whenever `held` is walked; keeps its memory.
+    retried: Vec<hold::Held>,
+    notices: Vec<Notice>,
+    work: Batch,
+    dsts: [u32; BURST],
+    adjs: [AdjId; BURST],
+    segments: Batch,
+    fragments: Batch,
+    /// Identification of the next outer header.
+    ip_id: u16,
+    limiter: icmp::Limiter,
+    now_ms: u64,
+}
+
+impl Forwarder {
+    pub fn new(pool: FramePool, counters: Arc<Counters>) -> Forwarder {
+        Forwarder {
+            pool,
+            counters,
+            queues: Vec::new(),
+            touched: Vec::with_capacity(BURST),
+            held: Vec::with_capacity(hold::HELD_MAX),
+            retried: Vec::with_capacity(hold::HELD_MAX),
+            notices: Vec::with_capacity(NOTICES_MAX),
+            work: Batch::new(),
+            dsts: [0; BURST],
+            adjs: [AdjId::NO_ROUTE; BURST],
+            segments: Batch::with_capacity(SEGMENTS_MAX),
+            fragments: Batch::with_capacity(crate::encap::fragment::FRAGMENTS_MAX),
+            ip_id: 0,
+            limiter: icmp::Limiter::default(),
+            now_ms: 0,
+        }
+    }
+
+    /// Sets the coarse clock, once per turn.
+    pub fn set_time(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Forwards a burst received on `port`; the batch is empty afterwards.
+    pub fn process(&mut self, snap: &Snapshot, port: PortId, medium: Medium, batch: &mut Batch) {
+        self.counters.received.add(batch.len() as u64);
+        let mut work = std::mem::take(&mut self.work);
+        let origin = match snap.role(port) {
+            PortRole::Workload(endpoint) => {
+                for f in batch.drain() {
+                    work_push(&mut work, self.from_workload(snap, endpoint, port, medium, f));
+                }
+                Origin::Routed
+            }
+            PortRole::Uplink => {
+                for f in batch.drain() {
+                    work_push(&mut work, self.from_uplink(snap, medium, f));
+                }
+                Origin::Routed
+            }
+            PortRole::Host => {
+                for f in batch.drain() {
+                    work_push(&mut work, self.from_host(medium, f));
+                }
+                Origin::Host
+            }
+            PortRole::Closed => {
+                for f in batch.drain() {
+                    self.discard(f, DropReason::UnknownPort);
+                }
+                Origin::Routed
+            }
+        };
+        self.route(snap, origin, &mut work);
+        self.work = work;
+    }
+
+    /// Looks up all destinations in a loop of its own, then acts on each packet.
+    fn route(&mut self, snap: &Snapshot, origin: Origin, work: &mut Batch) {
+        let n = work.len();
+        for (dst, f) in self.dsts.iter_mut().zip(work.as_slice()) {
+            *dst = ipv4::dst(self.pool.data(f));
+        }
+        snap.fib.lookup_batch(&self.dsts[..n], &mut self.adjs[..n]);
+        for (i, f) in work.drain().enumerate() {
+            self.act(snap, origin, f, self.adjs[i]);
+        }
+    }
+
+    /// Sends one packet on its way: a made one, or one that waited.
+    fn route_one(&mut self, snap: &Snapshot, origin: Origin, f: Frame) {
+        let dst = ipv4::dst(self.pool.data(&f));
+        self.act(snap, origin, f, snap.fib.lookup(dst));
+    }
+
+    /// Does what the adjacency says. The frame starts at a validated IPv4 header.
+    fn act(&mut self, snap: &Snapshot, origin: Origin, f: Frame, id: AdjId) {
+        let adj = snap.adjacencies.get(id);
+        self.counters.hit(id);
+        match adj.kind {
+            AdjKind::Drop(reason) => return self.discard(f, reason),
+            // The host routed it here because a pool covers it; handing it back would make it circle.
+            AdjKind::Punt(_) if origin == Origin::Host => return self.discard(f, DropReason::NoRoute),
+            AdjKind::Punt(reason) => return self.punt(f, adj, reason),
+            _ => {}
+        }
+        if origin == Origin::Routed && ipv4::ttl(self.pool.data(&f)) <= 1 {
+            return self.reject(snap, f, DropReason::TtlExpired, icmp::Error::TimeExceeded);
+        }
+        if f.len() > usize::from(adj.mtu) {
+            return self.oversize(snap, origin, f, adj);
+        }
+        self.forward(snap, origin, f, adj);
+    }
+
+    /// Counts a drop and gives the slot back.
+    #[inline]
+    fn discard(&mut self, f: Frame, reason: DropReason) {
+        self.counters.count_drop(reason, 1);
+        self.pool.give(f);
+    }
+
+    /// Drops a packet and, if the rules allow, tells its sender why.
+    fn reject(&mut self, snap: &Snapshot, f: Frame, reason: DropReason, error: icmp::Error) {
+        let source = snap.tunnel.icmp_source;
+        let answer = !source.is_unspecified() && icmp::may_answer(self.pool.data(&f)) && self.limiter.allow(self.now_ms);
+        let made = if answer { self.pool.take() } else { None };
+        if let Some(mut e) = made {
+            let len = icmp::error_len(self.pool.data(&f));
+            self.pool.set_len(&mut e, len);
+            let id = self.next_id();
+            let (offender, out) = self.pool.pair_mut(&f, &e);
+            icmp::write_error(error, source, id, offender, out);
+            self.counters.generated.add(1);
+            self.discard(f, reason);
+            self.route_one(snap, Origin::Local, e);
+        } else {
+            self.discard(f, reason);
+        }
+    }
+
+    #[inline(always)]
+    fn next_id(&mut self) -> u16 {
+        self.ip_id = self.ip_id.wrapping_add(1);
+        self.ip_id
+    }
+
+    fn notify(&mut self, n: Notice) {
+        if self.notices.len() < NOTICES_MAX && !self.notices.contains(&n) {
+            self.notices.push(n);
+        }
+    }
+
+    /// Takes the notices collected since the last call.
+    pub fn take_notices(&mut self) -> std::vec::Drain<'_, Notice> {
+        self.notices.drain(..)
+    }
+
+    /// Whether there is something to tell.
+    pub fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// Accounts for frames that a port lost while receiving.
+    pub fn lost_in_rx(&self, report: crate::port::RxReport) {
+        for (reason, n) in [(DropReason::RxTruncated, report.truncated), (DropReason::RxError, report.malformed)] {
+            if n > 0 {
+                self.counters.received.add(u64::from(n));
+                self.counters.count_drop(reason, u64::from(n));
+            }
+        }
+    }
+
+    /// Updates the gauge of packets that are neither sent nor dropped yet; call between turns.
+    pub fn settle(&self) {
+        let queued: usize = self.touched.iter().map(|id| self.queues[id.index()].batch.len()).sum();
+        self.counters.held.set((queued + self.held.len()) as u64);
+    }
+
+    /// Drops everything that waits, for a worker that ends.
+    pub fn abandon(&mut self, reason: DropReason) {
+        for h in std::mem::take(&mut self.held) {
+            self.discard(h.frame, reason);
+        }
+        for id in std::mem::take(&mut self.touched) {
+            self.drop_queue(id, reason);
+        }
+        self.settle();
+    }
+}
+
+#[inline(always)]
+fn work_push(work: &mut Batch, f: Option<Frame>) {
+    if let Some(f) = f {
+        work.push(f);
+    }
+}
+
+/// Frames that a `tx_burst` took out of its queue.
+fn taken(report: TxReport) -> u32 {
+    report.sent + report.errors + report.too_big
+}

@@ -201,6 +201,33 @@ impl FramePool {
         Some(())
     }
 
+    /// The bytes of one frame to read and of another to write.
+    pub fn pair_mut(&mut self, read: &Frame, write: &Frame) -> (&[u8], &mut [u8]) {
+        assert!(read.slot != write.slot, "two frames of one slot");
+        let r = self.offset(read.slot) + read.head as usize;
+        let w = self.offset(write.slot) + write.head as usize;
+        // SAFETY: as in `data` and `data_mut`; the slots differ, so the slices do not overlap, and both borrow
+        // the pool.
+        unsafe {
+            (
+                std::slice::from_raw_parts(self.base.as_ptr().add(r), read.len as usize),
+                std::slice::from_raw_parts_mut(self.base.as_ptr().add(w), write.len as usize),
+            )
+        }
+    }
+
+    /// Copies `range` of `from`'s bytes to position `at` of `to`, which grows to hold them. Panics when the
+    /// range is not in `from` or does not fit `to`'s slot.
+    #[inline]
+    pub fn copy_range(&mut self, from: &Frame, to: &mut Frame, at: usize, range: std::ops::Range<usize>) {
+        let n = range.len();
+        assert!(range.end <= from.len() && at + n <= self.capacity(to) && from.slot != to.slot, "copy outside the frames");
+        let (src, dst) = (self.offset(from.slot) + from.head as usize + range.start, self.offset(to.slot) + to.head as usize + at);
+        // SAFETY: both ranges lie in the mapping, each within its own slot (asserted), and the slots differ.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), n) };
+        to.len = to.len.max((at + n) as u32);
+    }
+
     /// Whether the frame lies in the UMEM part, so that AF_XDP can send it where it is.
     #[inline(always)]
     pub fn in_umem(&self, f: &Frame) -> bool {

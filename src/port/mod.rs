@@ -3,7 +3,20 @@
 //! The forwarding code sees only [`Port`], [`Caps`] and the [`Medium`]; what a port needs from the kernel
 //! stays in its own file. [`open`] chooses among them.
 
+pub mod error;
 pub mod mem;
+pub mod mmsg;
+mod nl;
+pub mod packet;
+mod pair;
+pub mod raw;
+pub mod sys;
+pub mod tun;
+pub mod udp;
+pub mod vnet;
+pub mod xsk;
+
+pub use error::OpenError;
 
 use crate::drop::DropReason;
 use crate::frame::{Batch, FramePool, GsoSet};

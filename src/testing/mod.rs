@@ -1,1 +1,3 @@
-//! To come.
+//! What the tests and benches are made of.
+
+pub mod netns;

@@ -1,7 +1,304 @@
 //! The worker: a thread that owns one queue of every port and forwards between them, run to completion.
+//!
+//! A turn: take up the newest snapshot, receive a burst from each port that has something, forward it, send
+//! what was queued. A worker with nothing to do sleeps in one epoll call for all its ports.
 
-pub mod counters;
 pub mod mailbox;
+mod poll;
 
-pub use counters::Counters;
-pub use mailbox::{Command, Event, Mailbox};
+pub use crate::forward::counters::{self, Counters};
+pub use mailbox::{Command, Event, Mailbox, Waker};
+
+use crate::drop::DropReason;
+use crate::forward::{Forwarder, Notice};
+use crate::frame::{Batch, FramePool, PortId};
+use crate::port::Port;
+use crate::snapshot::Reader;
+use std::any::Any;
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Longest sleep: then every port is looked at, so that one whose receive ring starved for want of slots
+/// gets new ones.
+const SLEEP_MS: i32 = 1000;
+/// Sleep while packets wait for a neighbour.
+const HELD_SLEEP_MS: i32 = 50;
+/// Sleep while a port does not take what is queued for it.
+const BACKLOG_SLEEP_MS: i32 = 1;
+/// While some ports are busy, how many turns pass between looks at the others.
+const TURNS_PER_POLL: u32 = 4;
+
+/// What a worker needs besides its ports, which come through the mailbox.
+pub struct Worker {
+    index: usize,
+    forwarder: Forwarder,
+    reader: Reader,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<Counters>,
+    poller: poll::Poller,
+    ports: Vec<Option<Box<dyn Port>>>,
+    /// Ports that had frames the last time: polled again without asking the kernel.
+    active: Vec<PortId>,
+    /// Ports without a descriptor to wait on, and the scratch list of a turn.
+    always: Vec<PortId>,
+    ready: Vec<PortId>,
+    batch: Batch,
+    started: Instant,
+    stopping: bool,
+    since_poll: u32,
+}
+
+impl Worker {
+    /// Errors: no epoll instance to be had.
+    pub fn new(index: usize, pool: FramePool, reader: Reader, mailbox: Arc<Mailbox>, counters: Arc<Counters>) -> io::Result<Worker> {
+        let poller = poll::Poller::new()?;
+        poller.add_mailbox(mailbox.worker_waker.as_fd())?;
+        Ok(Worker {
+            index,
+            forwarder: Forwarder::new(pool, counters.clone()),
+            reader,
+            mailbox,
+            counters,
+            poller,
+            ports: Vec::new(),
+            active: Vec::new(),
+            always: Vec::new(),
+            ready: Vec::new(),
+            batch: Batch::new(),
+            started: Instant::now(),
+            stopping: false,
+            since_poll: 0,
+        })
+    }
+
+    /// Runs the loop on a thread of its own until `Command::Stop`. A panic ends the thread with
+    /// `Event::Panicked`; what was in flight is counted as worker-restart.
+    pub fn start(mut self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(format!("worker-{}", self.index)).spawn(move || {
+            let result = catch_unwind(AssertUnwindSafe(|| self.run()));
+            let message = match result {
+                Ok(Ok(())) => return,
+                Ok(Err(e)) => format!("epoll failed: {e}"),
+                Err(panic) => panic_message(panic.as_ref()),
+            };
+            let (inn, out) = self.counters.balance();
+            self.counters.count_drop(DropReason::WorkerRestart, inn.saturating_sub(out));
+            self.counters.held.set(0);
+            let (index, mailbox) = (self.index, self.mailbox.clone());
+            // The ports go first: whoever hears of the panic may open them again.
+            drop(self);
+            mailbox.event(Event::Panicked { worker: index, message });
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        while !self.stopping {
+            self.wait()?;
+            self.turn_ready();
+        }
+        Ok(())
+    }
+
+    /// Finds out which ports to look at, sleeping if none is busy.
+    fn wait(&mut self) -> io::Result<()> {
+        self.ready.clear();
+        self.ready.extend_from_slice(&self.always);
+        self.since_poll += 1;
+        let busy = !self.active.is_empty();
+        if busy && self.since_poll < TURNS_PER_POLL {
+            self.ready.extend_from_slice(&self.active);
+            return Ok(());
+        }
+        self.since_poll = 0;
+        let timeout = if busy || !self.always.is_empty() {
+            0
+        } else if self.forwarder.touched(0).is_some() {
+            BACKLOG_SLEEP_MS
+        } else if self.forwarder.has_held() {
+            HELD_SLEEP_MS
+        } else {
+            SLEEP_MS
+        };
+        if timeout > 0 {
+            self.counters.sleeps.add(1);
+        }
+        let ready = &mut self.ready;
+        let found = self.poller.wait(timeout, |id| ready.push(id))?;
+        if found.mailbox {
+            // Cleared before the commands are read: one that comes later wakes us again.
+            self.mailbox.worker_waker.clear();
+        }
+        if timeout == SLEEP_MS && found.ports == 0 && !found.mailbox {
+            let open = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
+            self.ready.extend(open.map(|(i, _)| PortId(i as u16)));
+        }
+        Ok(())
+    }
+
+    /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
+    /// True if a frame was received.
+    pub fn turn(&mut self) -> bool {
+        self.ready.clear();
+        let open = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
+        self.ready.extend(open.map(|(i, _)| PortId(i as u16)));
+        self.turn_ready()
+    }
+
+    /// The worker's slots, to see that all came back.
+    pub fn pool(&self) -> &FramePool {
+        &self.forwarder.pool
+    }
+
+    fn turn_ready(&mut self) -> bool {
+        self.counters.turns.add(1);
+        self.forwarder.set_time(self.started.elapsed().as_millis() as u64);
+        self.obey();
+        let changed = self.reader.refresh();
+        let snap = self.reader.get().clone();
+        if self.forwarder.has_held() || changed {
+            self.forwarder.retry_held(&snap);
+        }
+        self.active.clear();
+        let ready = std::mem::take(&mut self.ready);
+        let mut moved = false;
+        for id in &ready {
+            if self.receive(&snap, *id) {
+                moved = true;
+                if self.ports[id.index()].as_ref().is_some_and(|p| p.wait_fd().is_some()) {
+                    self.active.push(*id);
+                }
+            }
+        }
+        self.ready = ready;
+        self.send();
+        self.tell();
+        self.forwarder.settle();
+        if !moved {
+            self.counters.idle_turns.add(1);
+        }
+        moved
+    }
+
+    /// Receives and forwards one burst; true if there was something.
+    fn receive(&mut self, snap: &crate::snapshot::Snapshot, id: PortId) -> bool {
+        let Some(port) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else { return false };
+        let result = port.rx_burst(&mut self.forwarder.pool, &mut self.batch);
+        let medium = port.caps().medium;
+        let n = self.batch.len();
+        if n > 0 {
+            let bytes: usize = self.batch.as_slice().iter().map(crate::frame::Frame::len).sum();
+            let c = self.counters.port(id);
+            c.rx_frames.add(n as u64);
+            c.rx_bytes.add(bytes as u64);
+            self.forwarder.process(snap, id, medium, &mut self.batch);
+        }
+        match result {
+            Ok(report) => self.forwarder.lost_in_rx(report),
+            Err(e) => self.fail(id, &e),
+        }
+        n > 0
+    }
+
+    /// Lets every port with queued frames send.
+    fn send(&mut self) {
+        let mut i = 0;
+        while let Some(id) = self.forwarder.touched(i) {
+            i += 1;
+            let Some(port) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else { continue };
+            if let Err(e) = self.forwarder.flush(id, port.as_mut()) {
+                self.fail(id, &e);
+            }
+        }
+        self.forwarder.retain_touched();
+    }
+
+    fn fail(&mut self, id: PortId, e: &io::Error) {
+        self.close(id);
+        self.event(Event::PortFailed { worker: self.index, id, error: e.to_string() });
+    }
+
+    fn close(&mut self, id: PortId) {
+        if let Some(mut port) = self.ports.get_mut(id.index()).and_then(Option::take) {
+            self.forwarder.close_queue(id);
+            port.release(&mut self.forwarder.pool);
+        }
+        self.always.retain(|p| *p != id);
+        self.active.retain(|p| *p != id);
+    }
+
+    fn open(&mut self, id: PortId, port: Box<dyn Port>) {
+        self.close(id);
+        if self.ports.len() <= id.index() {
+            self.ports.resize_with(id.index() + 1, || None);
+        }
+        let added = match port.wait_fd() {
+            Some(fd) => self.poller.add_port(fd, id),
+            None => {
+                self.always.push(id);
+                Ok(())
+            }
+        };
+        self.ports[id.index()] = Some(port);
+        self.forwarder.open_queue(id);
+        if let Err(e) = added {
+            return self.fail(id, &e);
+        }
+        // Frames may wait already, and a receive ring wants its first slots.
+        self.ready.push(id);
+    }
+
+    /// Carries out what control sent.
+    fn obey(&mut self) {
+        while let Some(command) = self.mailbox.commands.pop() {
+            match command {
+                Command::AddPort { id, port } => self.open(id, port),
+                Command::RemovePort { id } => {
+                    self.close(id);
+                    self.event(Event::PortClosed { worker: self.index, id });
+                }
+                Command::Stop => self.shut_down(),
+            }
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.stopping = true;
+        self.forwarder.abandon(DropReason::WorkerRestart);
+        for i in 0..self.ports.len() {
+            self.close(PortId(i as u16));
+        }
+    }
+
+    fn tell(&mut self) {
+        if !self.forwarder.has_notices() {
+            return;
+        }
+        for n in self.forwarder.take_notices() {
+            let event = match n {
+                Notice::NeighbourMiss { next_hop } => Event::NeighbourMiss { next_hop },
+                Notice::EndpointMac { port, address, mac } => Event::EndpointMac { id: port, address, mac },
+            };
+            if !self.mailbox.event(event) {
+                self.counters.events_lost.add(1);
+            }
+        }
+    }
+
+    fn event(&self, e: Event) {
+        if !self.mailbox.event(e) {
+            self.counters.events_lost.add(1);
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic".to_owned())
+}

@@ -103,12 +103,12 @@ impl Counters {
     }
 
     #[inline(always)]
-    pub fn drop(&self, reason: DropReason, n: u64) {
+    pub fn count_drop(&self, reason: DropReason, n: u64) {
         self.dropped[reason.index()].add(n);
     }
 
     #[inline(always)]
-    pub fn punt(&self, reason: PuntReason, n: u64) {
+    pub fn count_punt(&self, reason: PuntReason, n: u64) {
         self.punted[reason.index()].add(n);
     }
 
