@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
         Verb::Ports(a) => view::show(&a, |c| c.ports(), |rows, s| ports::table(rows, s)),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
-        Verb::Status(a) => view::show(&a, |c| c.status(), |row, s| status::lines(row, s)),
+        Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {
