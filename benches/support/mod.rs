@@ -158,14 +158,17 @@ pub fn node(routes: &[Ipv4Net], encap: Encap) -> Snapshot {
         s.adjacencies.set(AdjId(i + 1), remote(encap, Ipv4Addr::from(first + i)));
     }
     let to_pod = MacPair { dst: POD_MAC, src: Mac::GATEWAY };
-    let deliver = Adjacency { rewrite: rewrite::ethernet(to_pod), kind: AdjKind::Deliver, port: POD_PORT, mtu: 1450, ..remote(encap, PEER) };
-    let punt = Adjacency { rewrite: Rewrite::EMPTY, kind: AdjKind::Punt(PuntReason::HostRoute), port: HOST, mtu: 1500, ..remote(encap, PEER) };
+    let deliver =
+        Adjacency { rewrite: rewrite::ethernet(to_pod), kind: AdjKind::Deliver, port: POD_PORT, mtu: 1450, ..remote(encap, PEER) };
+    let punt =
+        Adjacency { rewrite: Rewrite::EMPTY, kind: AdjKind::Punt(PuntReason::HostRoute), port: HOST, mtu: 1500, ..remote(encap, PEER) };
     s.adjacencies.set(AdjId(NODES + 1), deliver);
     s.adjacencies.set(AdjId(NODES + 2), punt);
     t.insert(Ipv4Net::new(POD, 32).unwrap(), AdjId(NODES + 1));
     t.insert(Ipv4Net::default(), AdjId(NODES + 2));
     s.fib = t.commit();
-    let pod = Endpoint { name: "bench/pod".into(), sources: vec![Ipv4Net::new(POD, 32).unwrap()], addresses: vec![POD], mac: Some(POD_MAC) };
+    let pod =
+        Endpoint { name: "bench/pod".into(), sources: vec![Ipv4Net::new(POD, 32).unwrap()], addresses: vec![POD], mac: Some(POD_MAC) };
     s.ports = vec![PortRole::Uplink, PortRole::Workload(Arc::new(pod)), PortRole::Host];
     let nodes: Arc<rustc_hash::FxHashSet<u32>> = Arc::new((0..NODES).map(|i| first + i).chain([u32::from(PEER)]).collect());
     s.tunnel = Tunnel { node: NODE, icmp_source: NODE, vtep_mac: VTEP.dst, senders: nodes.clone(), nodes, ..Tunnel::default() };
