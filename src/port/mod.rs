@@ -5,7 +5,16 @@
 
 pub mod error;
 pub mod mem;
+pub mod mmsg;
+mod nl;
+pub mod packet;
+mod pair;
+pub mod raw;
 pub mod sys;
+pub mod tun;
+pub mod udp;
+pub mod vnet;
+pub mod xsk;
 
 pub use error::OpenError;
 

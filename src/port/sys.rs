@@ -61,6 +61,19 @@ pub fn ioctl_ifreq(fd: &impl AsRawFd, request: libc::c_ulong, req: &mut libc::if
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, std::ptr::from_mut(req)) }).map(drop)
 }
 
+/// What this kernel takes from userspace that may be newer than the oldest one supported: whether its version
+/// is at least `major.minor`.
+pub fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(&release) >= (major, minor)
+}
+
+/// `6.18.44-name` as (6, 18); what cannot be read counts as zero.
+fn version(release: &str) -> (u32, u32) {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
 /// An interface of the calling thread's network namespace, for the old interface ioctls.
 pub struct Link {
     sock: OwnedFd,
@@ -128,6 +141,22 @@ impl Link {
         self.call(libc::SIOCSIFFLAGS as _)
     }
 
+    /// The driver's name (`ETHTOOL_GDRVINFO`): `tun`, `veth`, ...
+    pub fn driver(&mut self) -> io::Result<String> {
+        // struct ethtool_drvinfo: u32 command, then the driver's name in 32 bytes; 196 bytes in all.
+        #[repr(C, align(4))]
+        struct DriverInfo([u8; 196]);
+        const GDRVINFO: u32 = 0x03;
+        let mut info = DriverInfo([0; 196]);
+        info.0[..4].copy_from_slice(&GDRVINFO.to_ne_bytes());
+        self.req.ifr_ifru.ifru_data = std::ptr::from_mut(&mut info).cast();
+        let result = self.call(libc::SIOCETHTOOL as _);
+        self.req.ifr_ifru.ifru_data = std::ptr::null_mut();
+        result?;
+        let name = info.0[4..36].split(|b| *b == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(name).into_owned())
+    }
+
     /// Switches one of the classic offloads by its ethtool set command (`ETHTOOL_STXCSUM`, `ETHTOOL_STSO`, ...).
     pub fn set_offload(&mut self, command: u32, on: u32) -> io::Result<()> {
         #[repr(C)]
@@ -164,6 +193,14 @@ mod tests {
         assert!(lo.mtu().unwrap() >= 1500);
         let e = Link::new("no-such-if").unwrap().index().unwrap_err();
         assert_eq!(e.raw_os_error(), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn kernel_versions_compare() {
+        assert_eq!(version("6.18.44-fc\n"), (6, 18));
+        assert_eq!(version("6.1"), (6, 1));
+        assert_eq!(version(""), (0, 0));
+        assert!(kernel_at_least(3, 0) && !kernel_at_least(1000, 0));
     }
 
     #[test]

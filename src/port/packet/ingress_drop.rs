@@ -1,0 +1,192 @@
+//! Keeps the host kernel away from frames that a packet socket has taken: a BPF program at the interface's
+//! ingress that drops everything. Packet sockets see a frame before it runs, so the socket still gets all.
+//!
+//! Since Linux 6.6 it is a TCX link, which vanishes with its descriptor. Before, it is a filter on a `clsact`
+//! queueing discipline; one left by a killed process is replaced, and goes with the interface otherwise.
+
+use super::super::nl::{self, Netlink, Request};
+use super::super::{OpenError, sys};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// While it lives, nothing that enters on the interface reaches the host's protocol stack.
+pub(super) enum IngressDrop {
+    /// Held only to be closed.
+    Tcx {
+        _link: OwnedFd,
+    },
+    Filter {
+        netlink: Netlink,
+        index: u32,
+        made_qdisc: bool,
+    },
+}
+
+impl IngressDrop {
+    /// Attaches to interface `index` of the calling thread's network namespace; `name` is for errors.
+    pub fn attach(name: &str, index: u32) -> Result<IngressDrop, OpenError> {
+        let fail = |step: &str, e| OpenError::io(format!("{name}: keep the host stack off ({step})"), e);
+        let program = load().map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSYS) => OpenError::with_hint(format!("{name}: load BPF program"), e, "the kernel was built without BPF"),
+            Some(libc::EPERM) => {
+                OpenError::with_hint(format!("{name}: load BPF program"), e, "needs CAP_BPF and CAP_NET_ADMIN: run as root")
+            }
+            _ => fail("load BPF program", e),
+        })?;
+        match tcx(&program, index) {
+            Ok(link) => Ok(IngressDrop::Tcx { _link: link }),
+            // ENOTSUPP (524) has no name in libc.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524)) => {
+                filter(&program, index).map_err(|e| fail("clsact filter", e))
+            }
+            Err(e) => Err(fail("TCX link", e)),
+        }
+    }
+}
+
+impl Drop for IngressDrop {
+    fn drop(&mut self) {
+        if let IngressDrop::Filter { netlink, index, made_qdisc } = self {
+            // Both fail when the interface is gone, and the filter with it: nothing is left to do then.
+            let _ = netlink.request(Request::new(libc::RTM_DELTFILTER, 0, &filter_message(*index)).attr(libc::TCA_KIND, b"bpf\0"));
+            if *made_qdisc {
+                let _ = netlink.request(Request::new(libc::RTM_DELQDISC, 0, &qdisc_message(*index)));
+            }
+        }
+    }
+}
+
+/// One call of bpf(2) with an attribute block written as bytes; the result is a new descriptor.
+fn bpf(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads at most 128 bytes of a live buffer; addresses in it are of buffers that the
+    // callers keep alive across the call. Bytes beyond the fields that it knows are zero.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) };
+    let fd = sys::check(fd as libc::c_int)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads `return TC_ACT_SHOT` as a classifier.
+fn load() -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const PROG_TYPE_SCHED_CLS: u32 = 3;
+    const TC_ACT_SHOT: u8 = 2;
+    // r0 = TC_ACT_SHOT; exit. Opcode, registers, offset (2 bytes), immediate (4 bytes, native order).
+    let mut program = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95u8, 0, 0, 0, 0, 0, 0, 0]];
+    program[0][4..8].copy_from_slice(&u32::from(TC_ACT_SHOT).to_ne_bytes());
+    let mut attr = [0u8; 128];
+    attr[0..4].copy_from_slice(&PROG_TYPE_SCHED_CLS.to_ne_bytes());
+    attr[4..8].copy_from_slice(&(program.len() as u32).to_ne_bytes());
+    attr[8..16].copy_from_slice(&(program.as_ptr() as u64).to_ne_bytes());
+    attr[16..24].copy_from_slice(&(c"Apache-2.0".as_ptr() as u64).to_ne_bytes());
+    attr[48..59].copy_from_slice(b"tortie_drop");
+    bpf(BPF_PROG_LOAD, &mut attr)
+}
+
+/// Links the program to the interface's ingress.
+fn tcx(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_int = 28;
+    const BPF_TCX_INGRESS: u32 = 46;
+    let mut attr = [0u8; 128];
+    attr[0..4].copy_from_slice(&program.as_raw_fd().to_ne_bytes());
+    attr[4..8].copy_from_slice(&index.to_ne_bytes());
+    attr[8..12].copy_from_slice(&BPF_TCX_INGRESS.to_ne_bytes());
+    bpf(BPF_LINK_CREATE, &mut attr)
+}
+
+fn qdisc_message(index: u32) -> [u8; 20] {
+    const TC_H_CLSACT: u32 = 0xffff_fff1;
+    nl::tcmsg(index, 0xffff_0000, TC_H_CLSACT, 0)
+}
+
+fn filter_message(index: u32) -> [u8; 20] {
+    const CLSACT_INGRESS: u32 = 0xffff_fff2;
+    // A handle of our own, so that only our own leftover is replaced.
+    const HANDLE: u32 = 0x746f_7274;
+    const PRIORITY: u32 = 1;
+    nl::tcmsg(index, HANDLE, CLSACT_INGRESS, PRIORITY << 16 | u32::from((libc::ETH_P_ALL as u16).to_be()))
+}
+
+/// The way before TCX: a direct-action filter in front of all others.
+fn filter(program: &OwnedFd, index: u32) -> io::Result<IngressDrop> {
+    // include/uapi/linux/pkt_cls.h.
+    const TCA_BPF_FD: u16 = 6;
+    const TCA_BPF_NAME: u16 = 7;
+    const TCA_BPF_FLAGS: u16 = 8;
+    const DIRECT_ACTION: u32 = 1;
+    let mut netlink = Netlink::open()?;
+    let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let qdisc = Request::new(libc::RTM_NEWQDISC, create, &qdisc_message(index)).attr(libc::TCA_KIND, b"clsact\0");
+    let made_qdisc = match netlink.request(qdisc) {
+        Ok(()) => true,
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => false,
+        Err(e) => return Err(e),
+    };
+    let mut guard = IngressDrop::Filter { netlink, index, made_qdisc };
+    let IngressDrop::Filter { netlink, .. } = &mut guard else { return Ok(guard) };
+    let request = Request::new(libc::RTM_NEWTFILTER, libc::NLM_F_CREATE, &filter_message(index)).attr(libc::TCA_KIND, b"bpf\0").nest(
+        libc::TCA_OPTIONS,
+        |r| {
+            r.attr(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes())
+                .attr(TCA_BPF_NAME, b"tortie-drop\0")
+                .attr(TCA_BPF_FLAGS, &DIRECT_ACTION.to_ne_bytes())
+        },
+    );
+    netlink.request(request)?;
+    Ok(guard)
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::netns::{Namespace, veth};
+    use std::time::Duration;
+
+    fn reachable(pod: &Namespace, host: &Namespace) -> bool {
+        // A new UDP socket each time: an answer needs ARP and the packet itself to reach the host's stack.
+        host.run(|| {
+            let server = std::net::UdpSocket::bind("10.8.0.1:0").unwrap();
+            server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let to = server.local_addr().unwrap();
+            pod.run(|| std::net::UdpSocket::bind("10.8.0.2:0").unwrap().send_to(b"x", to).unwrap());
+            server.recv(&mut [0; 8]).is_ok()
+        })
+    }
+
+    fn shuts_and_opens(attach: impl Fn(u32) -> IngressDrop + Sync) {
+        let (host, pod) = (Namespace::new("idh"), Namespace::new("idp"));
+        veth(&host, "cali0", &pod, "eth0");
+        host.sh("ip addr add 10.8.0.1/24 dev cali0");
+        pod.sh("ip addr add 10.8.0.2/24 dev eth0");
+        assert!(reachable(&pod, &host));
+        let attach = || attach(sys::Link::new("cali0").unwrap().index().unwrap());
+        let first = host.run(attach);
+        assert!(!reachable(&pod, &host));
+        // A second one finds the first's leftovers and replaces them, or sits beside it.
+        let second = host.run(attach);
+        assert!(!reachable(&pod, &host));
+        drop(first);
+        drop(second);
+        // A child process that another test is starting may hold a copy of the descriptor until its exec.
+        assert!((0..10).any(|_| reachable(&pod, &host)));
+        let kept = host.run(attach);
+        host.sh("ip link del cali0");
+        drop(kept);
+    }
+
+    #[test]
+    fn whatever_this_kernel_has_shuts_and_opens() {
+        shuts_and_opens(|index| IngressDrop::attach("cali0", index).unwrap());
+    }
+
+    #[test]
+    fn clsact_filter_shuts_and_opens() {
+        shuts_and_opens(|index| filter(&load().unwrap(), index).unwrap());
+    }
+
+    #[test]
+    fn unknown_interface_is_an_error() {
+        let e = IngressDrop::attach("nope", 0x7fff_fff0).err().expect("no such interface");
+        assert!(e.to_string().contains("nope"), "{e}");
+    }
+}

@@ -1,0 +1,312 @@
+//! TUN and TAP: the engine's own network device, with a virtio-net header so that the kernel hands over TCP and
+//! UDP super-frames whole and leaves checksums to whoever needs them.
+//!
+//! Kernel behaviour (drivers/net/tun.c): one frame per read and per write; a write runs the receiver's whole
+//! input path, so it does not block; writing to a device that is down gives EIO; once the device is deleted
+//! both directions give EBADFD.
+
+use super::nl::{self, Netlink, Request};
+use super::pair::Pair;
+use super::sys::{self, Link};
+use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, vnet};
+use crate::frame::{Batch, Frame, FramePool, GsoSet};
+use crate::wire::Mac;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Which kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunMode {
+    /// Frames begin with the IP header.
+    Tun,
+    /// Frames begin with an Ethernet header.
+    Tap,
+}
+
+/// The device to make or to attach to.
+#[derive(Clone, Debug)]
+pub struct TunSpec {
+    /// Interface name, 1 to 15 bytes.
+    pub name: String,
+    pub mode: TunMode,
+    /// File of the network namespace it is to be in; `None`: the calling thread's.
+    pub netns: Option<PathBuf>,
+    /// How many queues, each its own port; 0 counts as 1. A device that is there already must have been made
+    /// with the same choice between one and several.
+    pub queues: u16,
+    /// Bytes from L3 on.
+    pub mtu: u16,
+    /// Hardware address of a TAP; `None` leaves it as it is (random at first). Ignored for a TUN.
+    pub mac: Option<Mac>,
+    /// Whether the device outlives the descriptor, and so a restart of the process.
+    pub persist: bool,
+}
+
+/// Makes the device, or attaches to it if it is there, and sets MTU, address and link. One port per queue.
+///
+/// Errors: no /dev/net/tun, no permission, the name is taken by another kind of interface or another
+/// process, the namespace is gone.
+pub fn open(spec: &TunSpec) -> Result<Vec<TunPort>, OpenError> {
+    in_namespace(&spec.name, spec.netns.as_deref(), || open_here(spec))
+}
+
+/// Deletes the TUN or TAP device `name`, attached or not; no such interface is a success. Refuses other kinds.
+pub fn remove(name: &str, netns: Option<&Path>) -> Result<(), OpenError> {
+    in_namespace(name, netns, || {
+        let fail = |e| OpenError::io(format!("remove {name}"), e);
+        let mut link = Link::new(name).map_err(fail)?;
+        let index = match link.index() {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+            other => other.map_err(fail)?,
+        };
+        if link.driver().map_err(fail)? != "tun" {
+            return Err(not_ours(name));
+        }
+        Netlink::open().and_then(|mut nl| nl.request(Request::new(libc::RTM_DELLINK, 0, &nl::ifinfo(index)))).map_err(fail)
+    })
+}
+
+fn in_namespace<T: Send>(name: &str, netns: Option<&Path>, f: impl FnOnce() -> Result<T, OpenError> + Send) -> Result<T, OpenError> {
+    match netns {
+        None => f(),
+        Some(path) => sys::in_netns(path, f).map_err(|e| OpenError::io(format!("{name}: enter its network namespace"), e))?,
+    }
+}
+
+fn not_ours(name: &str) -> OpenError {
+    OpenError::Refused {
+        what: format!("{name} exists and is not a TUN or TAP device"),
+        hint: "choose another name, or remove it with `ip link del`",
+    }
+}
+
+fn open_here(spec: &TunSpec) -> Result<Vec<TunPort>, OpenError> {
+    let queues = spec.queues.max(1);
+    let files = (0..queues).map(|_| attach(spec, queues)).collect::<Result<Vec<File>, OpenError>>()?;
+    let fail = |step: &str, e| OpenError::io(format!("{}: {step}", spec.name), e);
+    let gso = offload(&files[0]).map_err(|e| fail("TUNSETOFFLOAD", e))?;
+    set_persist(&files[0], spec.persist).map_err(|e| fail("TUNSETPERSIST", e))?;
+    configure(spec).map_err(|(step, e)| fail(step, e))?;
+    let caps = |queue| Caps {
+        driver: if spec.mode == TunMode::Tap { "tap" } else { "tun" },
+        medium: if spec.mode == TunMode::Tap { Medium::Ethernet } else { Medium::Ip },
+        mtu: u32::from(spec.mtu),
+        gso,
+        tx_csum: TxCsum::Port,
+        queue,
+    };
+    Ok(files.into_iter().zip(0..).map(|(file, queue)| TunPort { caps: caps(queue), file }).collect())
+}
+
+/// One more queue of the device.
+fn attach(spec: &TunSpec, queues: u16) -> Result<File, OpenError> {
+    const DEVICE: &str = "/dev/net/tun";
+    let name = &spec.name;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE).map_err(|e| {
+        let what = format!("{name}: open {DEVICE}");
+        match e.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+                OpenError::with_hint(what, e, "load the driver (`modprobe tun`) and, in a container, pass the device in")
+            }
+            _ => OpenError::io(what, e),
+        }
+    })?;
+    let mut flags = libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    flags |= if spec.mode == TunMode::Tap { libc::IFF_TAP } else { libc::IFF_TUN };
+    if queues > 1 {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
+    let mut req = sys::ifreq(name).map_err(|e| OpenError::io("make TUN/TAP device", e))?;
+    req.ifr_ifru.ifru_flags = flags as libc::c_short;
+    sys::ioctl_ifreq(&file, libc::TUNSETIFF as _, &mut req).map_err(|e| attach_error(name, e))?;
+    header_size(&file).map_err(|e| OpenError::io(format!("{name}: TUNSETVNETHDRSZ"), e))?;
+    Ok(file)
+}
+
+/// What a refused TUNSETIFF means.
+fn attach_error(name: &str, e: io::Error) -> OpenError {
+    let what = format!("{name}: attach (TUNSETIFF)");
+    match e.raw_os_error() {
+        Some(libc::EINVAL) => match Link::new(name).and_then(|mut link| link.driver()) {
+            Ok(driver) if driver == "tun" => OpenError::with_hint(
+                what,
+                e,
+                "a device of this name was made as the other kind (TUN, TAP) or with another number of queues: remove it first",
+            ),
+            _ => not_ours(name),
+        },
+        Some(libc::EBUSY) => OpenError::with_hint(what, e, "another process is attached to it: stop that one first"),
+        Some(libc::E2BIG) => OpenError::with_hint(what, e, "all of its queues are attached: stop the other process or ask for fewer"),
+        _ => OpenError::io(what, e),
+    }
+}
+
+fn header_size(file: &File) -> io::Result<()> {
+    let size = vnet::LEN as libc::c_int;
+    // SAFETY: the kernel reads one int, which is live.
+    sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &size) }).map(drop)
+}
+
+fn set_persist(file: &File, persist: bool) -> io::Result<()> {
+    // SAFETY: the argument is an integer, not a pointer.
+    sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST as _, libc::c_ulong::from(persist)) }).map(drop)
+}
+
+/// Asks for unfinished checksums and super-frames, as many kinds as this kernel knows (USO came in 6.2).
+fn offload(file: &File) -> io::Result<GsoSet> {
+    const TSO: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    const USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    const CHOICES: [(u32, GsoSet); 3] =
+        [(TSO | USO, GsoSet::ALL), (TSO, GsoSet { udp: false, ..GsoSet::ALL }), (libc::TUN_F_CSUM, GsoSet::NONE)];
+    for (bits, gso) in CHOICES {
+        // SAFETY: the argument is an integer, not a pointer.
+        match sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(bits)) }) {
+            Ok(_) => return Ok(gso),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Sets MTU, hardware address and link state.
+fn configure(spec: &TunSpec) -> Result<(), (&'static str, io::Error)> {
+    let mut link = Link::new(&spec.name).map_err(|e| ("name", e))?;
+    link.set_mtu(u32::from(spec.mtu)).map_err(|e| ("set MTU", e))?;
+    if let (Some(mac), TunMode::Tap) = (spec.mac, spec.mode) {
+        link.set_mac(mac).map_err(|e| ("set hardware address", e))?;
+    }
+    link.set_up().map_err(|e| ("set up", e))
+}
+
+/// One queue of a TUN or TAP device.
+pub struct TunPort {
+    caps: Caps,
+    file: File,
+}
+
+/// What became of one frame given to the device.
+enum Sent {
+    Yes,
+    /// The kernel refused this frame.
+    Refused,
+    /// No room now.
+    Later,
+}
+
+impl TunPort {
+    /// Lets the device go with the last descriptor.
+    pub fn unpersist(&self) -> io::Result<()> {
+        set_persist(&self.file, false)
+    }
+
+    fn read(&self, header: &mut [u8; vnet::LEN], pair: &Pair, pool: &mut FramePool) -> io::Result<usize> {
+        let [small, big] = pair.iovecs(pool);
+        let iov = [libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() }, small, big];
+        // SAFETY: the header is exclusively borrowed and the pair's slots belong to no frame but the pair's.
+        let n = unsafe { libc::readv(self.file.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int) };
+        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+    }
+
+    fn write(&self, frame: &Frame, pool: &FramePool) -> io::Result<Sent> {
+        let data = pool.data(frame);
+        let Some(header) = vnet::emit(frame, data) else { return Ok(Sent::Refused) };
+        let iov = [
+            libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() },
+            libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() },
+        ];
+        // SAFETY: writev only reads from the two live buffers.
+        let n = unsafe { libc::writev(self.file.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int) };
+        if n >= 0 {
+            return Ok(Sent::Yes);
+        }
+        let e = io::Error::last_os_error();
+        match e.raw_os_error() {
+            Some(libc::EAGAIN) => Ok(Sent::Later),
+            // Deleted, or its namespace was.
+            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO | libc::EBADF) => Err(e),
+            // Down (EIO), out of memory, or a frame that the kernel cannot make sense of.
+            _ => Ok(Sent::Refused),
+        }
+    }
+}
+
+impl Port for TunPort {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn rx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport> {
+        let mut report = RxReport::default();
+        let before = out.len();
+        let mut header = [0u8; vnet::LEN];
+        while out.room() > 0 {
+            let Some(pair) = Pair::take(pool) else { break };
+            let n = match self.read(&mut header, &pair, pool) {
+                Ok(n) => n,
+                Err(e) => {
+                    pair.give(pool);
+                    match e.raw_os_error() {
+                        Some(libc::EAGAIN) => break,
+                        Some(libc::EINTR) => continue,
+                        // The kernel could not describe the super-frame; it is consumed.
+                        Some(libc::EINVAL) => {
+                            report.malformed += 1;
+                            continue;
+                        }
+                        // Gone. What was received first goes out first; the next call meets the error again.
+                        _ if out.len() > before || report != RxReport::default() => break,
+                        _ => return Err(e),
+                    }
+                }
+            };
+            let Some(len) = n.checked_sub(vnet::LEN) else {
+                pair.give(pool);
+                report.malformed += 1;
+                continue;
+            };
+            match pair.finish(pool, len) {
+                None => report.truncated += 1,
+                Some(mut frame) => match vnet::parse(&header, &mut frame) {
+                    Ok(()) => out.push(frame),
+                    Err(vnet::Malformed) => {
+                        pool.give(frame);
+                        report.malformed += 1;
+                    }
+                },
+            }
+        }
+        Ok(report)
+    }
+
+    fn tx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<TxReport> {
+        let mut report = TxReport::default();
+        let mut done = 0;
+        for frame in out.as_slice() {
+            match self.write(frame, pool) {
+                Ok(Sent::Yes) => report.sent += 1,
+                Ok(Sent::Refused) => report.errors += 1,
+                Ok(Sent::Later) => break,
+                // Report what went out before; the next call meets the error again.
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+            done += 1;
+        }
+        for frame in out.drain_front(done) {
+            pool.give(frame);
+        }
+        Ok(report)
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+
+    fn release(&mut self, _pool: &mut FramePool) {
+        // No slot is held between calls; the device goes when the descriptor is closed, unless it persists.
+    }
+}

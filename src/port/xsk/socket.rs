@@ -1,0 +1,174 @@
+//! One AF_XDP socket: the pool's memory registered as its UMEM, its four rings, bound to one queue.
+//!
+//! Every socket registers the same memory as a UMEM of its own (the kernel pins the pages once more each time),
+//! so sockets of one pool pass frames on without a copy and close in any order.
+
+use super::rings::{Consumer, Producer};
+use super::{RingSizes, ZeroCopy};
+use crate::frame::{SMALL_SLOT, Umem};
+use crate::port::OpenError;
+use crate::port::sys;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const NO_RING: libc::xdp_ring_offset = libc::xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
+const NO_LAYOUT: libc::xdp_mmap_offsets = libc::xdp_mmap_offsets { rx: NO_RING, tx: NO_RING, fr: NO_RING, cr: NO_RING };
+
+/// What to bind to.
+pub struct Target<'a> {
+    pub interface: &'a str,
+    pub ifindex: u32,
+    pub queue: u32,
+    /// `No` whenever the program runs in generic mode: there is no driver to lend its rings.
+    pub zero_copy: ZeroCopy,
+}
+
+/// An open and bound socket.
+pub struct Socket {
+    // The rings stand first: they are unmapped before the descriptor is closed.
+    pub rx: Consumer<libc::xdp_desc>,
+    pub tx: Producer<libc::xdp_desc>,
+    pub fill: Producer<u64>,
+    pub done: Consumer<u64>,
+    pub fd: OwnedFd,
+    /// Whether the driver reads and writes the UMEM itself.
+    pub zero_copy: bool,
+    /// Whether a packet may take several descriptors (Linux 6.6).
+    pub multi_buffer: bool,
+}
+
+impl Socket {
+    /// Registers `umem`, makes the rings and binds. Errors name the step.
+    pub fn open(target: &Target<'_>, umem: Umem, sizes: &RingSizes) -> Result<Socket, OpenError> {
+        let step = |what: &str| format!("AF_XDP socket on {} queue {}: {what}", target.interface, target.queue);
+        let fd = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0).map_err(|e| match e.raw_os_error() {
+            Some(libc::EAFNOSUPPORT) => OpenError::with_hint(step("socket"), e, "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS)"),
+            _ => OpenError::io(step("socket"), e),
+        })?;
+        register(&fd, umem).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOBUFS | libc::ENOMEM) => OpenError::with_hint(
+                step("register UMEM"),
+                e,
+                "give CAP_IPC_LOCK or raise the locked memory limit (ulimit -l), or use a smaller pool",
+            ),
+            _ => OpenError::io(step("register UMEM"), e),
+        })?;
+        for (name, option, size) in [
+            ("receive ring", libc::XDP_RX_RING, sizes.rx),
+            ("send ring", libc::XDP_TX_RING, sizes.tx),
+            ("fill ring", libc::XDP_UMEM_FILL_RING, sizes.fill),
+            ("completion ring", libc::XDP_UMEM_COMPLETION_RING, sizes.completion),
+        ] {
+            sys::setsockopt(&fd, libc::SOL_XDP, option, &size).map_err(|e| OpenError::io(step(name), e))?;
+        }
+        let at: libc::xdp_mmap_offsets =
+            getsockopt(&fd, libc::XDP_MMAP_OFFSETS, NO_LAYOUT).map_err(|e| OpenError::io(step("ring layout"), e))?;
+        let map = |e: io::Error| OpenError::io(step("map rings"), e);
+        let rx = Consumer::map(&fd, libc::XDP_PGOFF_RX_RING, &at.rx, sizes.rx).map_err(map)?;
+        let tx = Producer::map(&fd, libc::XDP_PGOFF_TX_RING, &at.tx, sizes.tx).map_err(map)?;
+        let fill = Producer::map(&fd, libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t, &at.fr, sizes.fill).map_err(map)?;
+        let done = Consumer::map(&fd, libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t, &at.cr, sizes.completion).map_err(map)?;
+        let multi_buffer = bind(&fd, target).map_err(|e| bind_error(step("bind"), e))?;
+        let options: libc::xdp_options =
+            getsockopt(&fd, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 }).map_err(|e| OpenError::io(step("options"), e))?;
+        let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
+        Ok(Socket { rx, tx, fill, done, fd, zero_copy, multi_buffer })
+    }
+
+    /// Makes the kernel look at the send ring. `Ok(false)`: it could not take all of it now.
+    pub fn kick_tx(&self) -> io::Result<bool> {
+        // SAFETY: no buffers and no address.
+        let ret = unsafe { libc::sendto(self.fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+        transient(ret)
+    }
+
+    /// Makes the driver look at the fill ring (zero-copy only).
+    pub fn kick_rx(&self) -> io::Result<bool> {
+        // SAFETY: no buffers and no address.
+        let ret = unsafe {
+            libc::recvfrom(self.fd.as_raw_fd(), std::ptr::null_mut(), 0, libc::MSG_DONTWAIT, std::ptr::null_mut(), std::ptr::null_mut())
+        };
+        transient(ret)
+    }
+}
+
+/// Errors that only mean "not now". EAGAIN: 32 frames done, more to do (copy mode); EBUSY: the device's queue is
+/// full or it dropped one; ENOBUFS, ENOMEM: no socket buffer.
+fn transient(ret: isize) -> io::Result<bool> {
+    if ret >= 0 {
+        return Ok(true);
+    }
+    let e = io::Error::last_os_error();
+    match e.raw_os_error() {
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Ok(false),
+        _ => Err(e),
+    }
+}
+
+fn register(fd: &OwnedFd, umem: Umem) -> io::Result<()> {
+    let reg = libc::xdp_umem_reg {
+        addr: umem.base.as_ptr() as u64,
+        len: umem.len as u64,
+        chunk_size: SMALL_SLOT as u32,
+        headroom: 0,
+        flags: 0,
+        tx_metadata_len: 0,
+    };
+    sys::setsockopt(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &reg)
+}
+
+/// Binds with the best that the driver and the kernel take; returns whether packets may span descriptors.
+/// A refused bind leaves the socket as it was.
+fn bind(fd: &OwnedFd, target: &Target<'_>) -> io::Result<bool> {
+    let copies: &[u16] = match target.zero_copy {
+        ZeroCopy::Try => &[libc::XDP_ZEROCOPY, libc::XDP_COPY],
+        ZeroCopy::Require => &[libc::XDP_ZEROCOPY],
+        ZeroCopy::No => &[libc::XDP_COPY],
+    };
+    let mut result = Err(io::ErrorKind::InvalidInput.into());
+    for copy in copies {
+        for multi_buffer in [libc::XDP_USE_SG, 0] {
+            let address = libc::sockaddr_xdp {
+                sxdp_family: libc::AF_XDP as u16,
+                sxdp_flags: copy | multi_buffer | libc::XDP_USE_NEED_WAKEUP,
+                sxdp_ifindex: target.ifindex,
+                sxdp_queue_id: target.queue,
+                sxdp_shared_umem_fd: 0,
+            };
+            let len = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
+            // SAFETY: the kernel reads `len` bytes of a live address.
+            result = sys::check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), len) });
+            match &result {
+                Ok(_) => return Ok(multi_buffer != 0),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {}
+                Err(_) => break,
+            }
+        }
+        // Only what the driver lacks is worth another try; EBUSY stays EBUSY.
+        if matches!(&result, Err(e) if e.raw_os_error() == Some(libc::EBUSY)) {
+            break;
+        }
+    }
+    result.map(|_| false)
+}
+
+fn bind_error(what: String, e: io::Error) -> OpenError {
+    let hint = match e.raw_os_error() {
+        Some(libc::EBUSY) => "another AF_XDP socket is bound to this queue: stop that program first",
+        Some(libc::EOPNOTSUPP) => "the driver has no zero-copy AF_XDP: allow copy mode",
+        Some(libc::EINVAL) => "the interface has no such queue (ethtool -l) or the kernel is older than 5.4",
+        _ => return OpenError::io(what, e),
+    };
+    OpenError::with_hint(what, e, hint)
+}
+
+fn getsockopt<T: Copy>(fd: &OwnedFd, name: libc::c_int, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a live value of integers.
+    sys::check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, name, std::ptr::from_mut(&mut value).cast(), &mut len) })?;
+    if len as usize != size_of::<T>() {
+        // Before Linux 5.4 the layout had no flags word.
+        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("option {name} has {len} bytes: Linux 5.4 or newer is needed")));
+    }
+    Ok(value)
+}
