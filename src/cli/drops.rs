@@ -11,7 +11,7 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    view: view::Args,
+    view: view::View,
 }
 
 pub fn show(args: &Args) -> Outcome {

@@ -224,7 +224,8 @@ fn up(args: Up) -> Outcome {
         let lines: String = capture::decode(&frame).iter().map(|l| format!("  {l}\n")).collect();
         print(&format!("\n{}\n{lines}", style.paint(Tone::Heading, &title)))?;
     }
-    print(&next_steps(&plan, style))?;
+    let program = std::env::args().next().unwrap_or_else(|| "tortie".to_owned());
+    print(&next_steps(&program, &plan, style))?;
     let failures = matrix.failures();
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
@@ -271,20 +272,21 @@ fn matrix_table(m: &Matrix, style: Style) -> String {
     t.render(style)
 }
 
-fn next_steps(plan: &Plan, style: Style) -> String {
+/// `program` is how this one was called: it need not be on the PATH.
+fn next_steps(program: &str, plan: &Plan, style: Style) -> String {
     let mut out = format!("\n{}\n", style.paint(Tone::Heading, "Next"));
     let name = if plan.spec.name == "lab" { String::new() } else { format!(" --name {}", plan.spec.name) };
     let mut step = |what: &str, command: String| {
         let _ = writeln!(out, "  {what:<20}{command}");
     };
     if let Some((_, pod)) = plan.pods().next() {
-        step("enter a pod", format!("tortie lab exec{name} {} -- bash", pod.name));
+        step("enter a pod", format!("{program} lab exec{name} {} -- bash", pod.name));
     }
     if let Some(node) = plan.nodes.iter().find(|_| plan.spec.nodes > 0) {
-        step("look at the FIB", format!("tortie fib --socket {}", node.socket(&plan.spec.name).display()));
+        step("look at the FIB", format!("{program} fib --socket {}", node.socket(&plan.spec.name).display()));
     }
-    step("show it again", format!("tortie lab status{name}"));
-    step("take it down", format!("tortie lab down{name}"));
+    step("show it again", format!("{program} lab status{name}"));
+    step("take it down", format!("{program} lab down{name}"));
     out
 }
 
@@ -362,8 +364,8 @@ mod tests {
 
     #[test]
     fn next_steps_name_the_lab() {
-        let text = next_steps(&Plan::new(Spec::new("x")).unwrap(), Style::Plain);
-        assert!(text.contains("tortie lab exec --name x n1-p1 -- bash"), "{text}");
-        assert!(text.contains("tortie fib --socket /run/tortie-x/n1/api.sock"), "{text}");
+        let text = next_steps("./tortie", &Plan::new(Spec::new("x")).unwrap(), Style::Plain);
+        assert!(text.contains("./tortie lab exec --name x n1-p1 -- bash"), "{text}");
+        assert!(text.contains("./tortie fib --socket /run/tortie-x/n1/api.sock"), "{text}");
     }
 }

@@ -26,19 +26,19 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Routes in force: which prefix goes where, and how many packets took it
-    Fib(view::Args),
+    Fib(view::View),
     /// Tunnel endpoints of other nodes, like `bridge fdb show`
-    Fdb(view::Args),
+    Fdb(view::View),
     /// Neighbours of overlay and underlay, like `ip neigh show`
-    Neigh(view::Args),
+    Neigh(view::View),
     /// Ports: driver in use, why better ones were refused, frames and bytes
-    Ports(view::Args),
+    Ports(view::View),
     /// Dropped packets by reason
     Drops(drops::Args),
     /// Packets in and out per worker
-    Counters(view::Args),
+    Counters(view::View),
     /// The daemon's own state and the problems it knows of
-    Status(view::Args),
+    Status(view::View),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
         Verb::Ports(a) => view::show(&a, |c| c.ports(), |rows, s| ports::table(rows, s)),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
-        Verb::Status(a) => view::show(&a, |c| c.status(), |row, s| status::lines(row, s)),
+        Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

@@ -16,7 +16,7 @@ pub enum Output {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct View {
     /// Form of the output
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
     pub output: Output,
@@ -27,7 +27,7 @@ pub struct Args {
 
 /// Asks the daemon and prints the answer.
 pub fn show<T: Serialize>(
-    args: &Args,
+    args: &View,
     ask: impl FnOnce(&Client) -> Result<T, ClientError>,
     text: impl FnOnce(&T, Style) -> String,
 ) -> Outcome {

@@ -226,3 +226,86 @@ pub fn exec(name: &str, pod: &str, command: &[std::ffi::OsString]) -> Result<std
     let source = Command::new("ip").args(["netns", "exec", netns]).args(command).exec();
     Err(LabError::Run { what: format!("a command in {pod}"), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spec::{Encap, Mode};
+
+    /// A lab of kernel nodes only, taken down whatever happens.
+    struct Up(Plan);
+
+    impl Up {
+        fn new(spec: Spec) -> Up {
+            Up(up(spec, &mut |_| {}).unwrap())
+        }
+    }
+
+    impl Drop for Up {
+        fn drop(&mut self) {
+            let name = self.0.spec.name.clone();
+            let gone = down(&name);
+            if !std::thread::panicking() {
+                assert!(gone.unwrap());
+                assert!(!state::exists(&name), "something is left of {name}");
+            }
+        }
+    }
+
+    fn kernel(name: &str) -> Spec {
+        Spec { nodes: 0, kernel_nodes: 2, pods: 1, ..Spec::new(&format!("{name}{}", std::process::id() % 10_000)) }
+    }
+
+    #[test]
+    fn kernel_nodes_reach_each_other_through_vxlan() {
+        let lab = Up::new(kernel("ta"));
+        let m = matrix::measure(&lab.0);
+        assert_eq!(m.places.len(), 4);
+        assert_eq!(m.failures(), Vec::<(&str, &str)>::new());
+        let (_, frame) = capture::one_packet(&lab.0).unwrap().expect("a tunnel packet");
+        let text = capture::decode(&frame).join("\n");
+        assert!(text.contains("vni 4096") && text.contains("10.244.1.1 > 10.244.2.1"), "{text}");
+        assert!(matches!(up(lab.0.spec.clone(), &mut |_| {}), Err(LabError::AlreadyUp(_))));
+    }
+
+    #[test]
+    fn across_subnets_only_the_far_node_is_behind_a_tunnel() {
+        let lab = Up::new(Spec { kernel_nodes: 3, subnets: 2, mode: Mode::CrossSubnet, ..kernel("tb") });
+        assert_eq!(matrix::measure(&lab.0).failures(), Vec::<(&str, &str)>::new());
+        let (title, frame) = capture::one_packet(&lab.0).unwrap().expect("a tunnel packet");
+        assert!(title.contains("n1-p1 -> n2-p1"), "{title}");
+        assert!(capture::decode(&frame).iter().any(|l| l.contains("VXLAN")));
+    }
+
+    #[test]
+    fn a_broken_path_shows_as_a_failure() {
+        let lab = Up::new(kernel("tc"));
+        ip::ip(Some(&lab.0.nodes[0].netns), &[format!("link set {} down", peer::DEVICE)]).unwrap();
+        let failures: Vec<(String, String)> =
+            matrix::measure(&lab.0).failures().into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
+        assert!(failures.contains(&("n1-p1".to_owned(), "n2-p1".to_owned())), "{failures:?}");
+        assert!(!failures.contains(&("n1-p1".to_owned(), "n1".to_owned())), "{failures:?}");
+    }
+
+    #[test]
+    fn what_a_killed_up_left_is_cleaned() {
+        let spec = kernel("td");
+        let plan = Plan::new(spec.clone()).unwrap();
+        // As if `up` had been killed after its first namespaces.
+        drop(Lock::take(&spec.name).unwrap());
+        State { spec: spec.clone(), complete: false, daemons: vec![] }.save().unwrap();
+        ip::ip(None, &[format!("netns add {}", plan.underlay), format!("netns add {}", plan.nodes[0].netns)]).unwrap();
+        let mut said = Vec::new();
+        let lab = Up(up(spec, &mut |l| said.push(l.to_owned())).unwrap());
+        assert!(said.iter().any(|l| l.contains("removed what an earlier lab had left")), "{said:?}");
+        assert_eq!(status(&lab.0.spec.name).unwrap().nodes.len(), 2);
+    }
+
+    #[test]
+    fn an_impossible_lab_makes_nothing() {
+        let spec = Spec { encap: Encap::None, ..kernel("te") };
+        assert!(matches!(up(spec.clone(), &mut |_| {}), Err(LabError::Spec(_))));
+        assert!(!state::exists(&spec.name));
+        assert!(!down(&spec.name).unwrap());
+    }
+}

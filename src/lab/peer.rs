@@ -24,6 +24,10 @@ pub fn set_up(plan: &Plan, node: &Node) -> Result<(), LabError> {
         format!("link set {DEVICE} up"),
         format!("route add blackhole {}", node.block),
     ];
+    if plan.spec.subnets == 1 {
+        // The kernel's proxy ARP answers for 169.254.1.1 only if it has a route there, on another interface.
+        lines.push("route add default dev eth0".to_owned());
+    }
     let mut fdb = Vec::new();
     for peer in plan.nodes.iter().filter(|p| p.name != node.name) {
         let Some(via) = peer.tunnel else { continue };

@@ -242,6 +242,32 @@ fn an_interface_and_an_address_have_one_owner() {
 }
 
 #[test]
+fn routes_may_follow_from_the_pods_instead_of_the_blocks() {
+    let pod = |name: &str, node: &str, ip: &str| {
+        format!("---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{nodeName: {node}}}, status: {{podIP: {ip}}}}}\n")
+    };
+    let text = three("vxlanMode: Always")
+        + &endpoint("w", "b", "10.244.1.5")
+        + &pod("p", "c", "10.244.1.6")
+        + &pod("q", "c", "10.244.1.5")
+        + &pod("outside", "c", "10.99.0.1")
+        + &endpoint("here", "a", "10.244.0.5")
+        + "---\n{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: {routeSource: WorkloadIPs}}\n";
+    let mut got = table(&desired(&text, "a"));
+    got.retain(|l| !l.contains(" local "));
+    assert_eq!(
+        got,
+        [
+            "10.0.0.1/32 host",
+            "10.244.0.0/16 drop",
+            "10.244.0.0/32 host",
+            "10.244.1.5/32 vxlan via 10.244.1.0",
+            "10.244.1.6/32 vxlan via 10.244.2.0"
+        ]
+    );
+}
+
+#[test]
 fn felix_parameters_arrive() {
     let text = three("vxlanMode: Always")
         + "---\n{apiVersion: crd.projectcalico.org/v1, kind: FelixConfiguration, metadata: {name: default}, spec: {vxlanPort: 4790, vxlanVNI: 7, vxlanMTU: 0, ipipMTU: 1400, \
