@@ -1,5 +1,6 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
+mod daemon;
 mod netlink;
 mod ports_raw;
 mod ports_sockets;
