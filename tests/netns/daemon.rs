@@ -328,3 +328,27 @@ fn reload_changes_the_method_and_a_bad_configuration_changes_nothing() {
     }
     p.expect_both_ways("over the new method");
 }
+
+#[test]
+fn a_tap_is_made_in_the_pods_namespace_and_survives_a_crash() {
+    let mut p = Pair::new("socket", 1);
+    for n in [&p.a, &p.b] {
+        n.ns.sh("ip link del cali0");
+        let annotated = format!("name: node{}-k8s-pod-eth0, annotations: {{tortie/netns: {}}}", n.index, n.pod.path().display());
+        p.file(&format!("node{}.yaml", n.index), &manifest(n.index).replace(&format!("name: node{}-k8s-pod-eth0", n.index), &annotated));
+    }
+    p.start();
+    for n in [&p.a, &p.b] {
+        n.pod.sh(&format!("ip addr add {}/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link", n.pod_address()));
+        n.pod.sh("ip route add default via 169.254.1.1");
+    }
+    p.expect_both_ways("over TAP");
+    let row = Client::new(&p.a.socket).ports().unwrap().into_iter().find(|r| r.role == "workload").unwrap();
+    assert_eq!((row.driver.as_deref(), row.mtu), (Some("tap"), Some(1450)));
+    p.a.signal("KILL");
+    assert!(p.a.pod.sh("ip addr show eth0").contains(&p.a.pod_address()), "the pod keeps its device and address");
+    p.a.start();
+    p.expect_both_ways("after the crash");
+    assert_eq!(p.a.signal("TERM"), Some(true));
+    assert!(!p.a.pod.sh("ip -o link").contains("eth0"));
+}
