@@ -7,6 +7,7 @@ mod fib;
 mod lab;
 mod neigh;
 mod ports;
+mod run;
 mod status;
 mod table;
 mod view;
@@ -25,6 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// The node daemon: runs until SIGTERM; SIGHUP reloads its configuration
+    Run(run::Args),
     /// Routes in force: which prefix goes where, and how many packets took it
     Fib(view::View),
     /// Tunnel endpoints of other nodes, like `bridge fdb show`
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
     // Wrong usage ends here with exit code 2, `--help` and `--version` with 0.
     let cli = Cli::parse();
     let outcome = match cli.verb {
+        Verb::Run(a) => run::run(&a),
         Verb::Fib(a) => view::show(&a, |c| c.fib(), |rows, s| fib::table(rows, s)),
         Verb::Fdb(a) => view::show(&a, |c| c.fdb(), |rows, s| fdb::lines(rows, s)),
         Verb::Neigh(a) => view::show(&a, |c| c.neigh(), |rows, s| neigh::lines(rows, s)),

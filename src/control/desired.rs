@@ -101,6 +101,14 @@ impl Route {
         }
     }
 
+    /// Underlay address of the node it leads to.
+    pub fn underlay(&self) -> Option<Ipv4Addr> {
+        match self {
+            Route::Vxlan { address, .. } | Route::Ipip { address, .. } | Route::Direct { address, .. } => Some(*address),
+            _ => None,
+        }
+    }
+
     /// The node it leads to.
     pub fn node(&self) -> Option<&str> {
         match self {

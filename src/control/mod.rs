@@ -3,8 +3,10 @@
 pub mod calc;
 pub mod cluster;
 pub mod config;
+pub mod daemon;
 pub mod datastore;
 pub mod desired;
+pub mod facts;
 pub mod model;
 pub mod netlink;
 pub mod plan;

@@ -22,7 +22,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// What the view is kept from.
 const GROUPS: [MulticastGroup; 4] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Neigh];
@@ -242,10 +242,10 @@ impl Netlink {
     }
 }
 
-impl AsRawFd for Netlink {
+impl AsFd for Netlink {
     /// The listening socket: readable when [`Netlink::drain`] has something to do.
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

@@ -29,8 +29,8 @@ impl Resolver {
     }
 
     /// Whether a next hop is in use.
-    pub fn contains(&self, hop: NextHop) -> bool {
-        self.in_use.contains_key(&(hop.dev, hop.address))
+    pub fn uses(&self, dev: u32, address: Ipv4Addr) -> bool {
+        self.in_use.contains_key(&(dev, address))
     }
 
     /// Packets wait for this address: asks at once unless it was asked for within the last second.
@@ -96,7 +96,7 @@ mod tests {
         r.in_use.insert((2, a.address), Some(now));
         r.set([a]);
         assert_eq!(r.in_use[&(2, a.address)], Some(now));
-        assert!(!r.contains(b) && r.contains(a));
+        assert!(!r.uses(2, b.address) && r.uses(2, a.address));
         assert!(!due(Some(now), now + Duration::from_millis(999), RETRY) && due(Some(now), now + RETRY, RETRY) && due(None, now, RETRY));
     }
 }

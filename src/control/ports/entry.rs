@@ -1,54 +1,38 @@
 //! One port: what it should be, what it is, and its numbers.
 
 use super::{Key, PortFact, Wish};
+use crate::control::facts::PortTotals;
 use crate::control::plan;
 use crate::frame::PortId;
-use crate::port::Port;
-use crate::wire::Mac;
+use crate::port::open::{Opened, OpenedUplink, Queues, UplinkPorts};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// One port set: a queue per worker.
-pub struct Opened {
-    pub queues: Vec<Box<dyn Port>>,
-    /// Better methods that did not work, one line each.
-    pub refused: Vec<String>,
-    /// The pod's MAC, where we set it.
-    pub mac: Option<Mac>,
-}
-
-/// The uplink's port sets: either one that carries everything, or one per way of reaching a node.
-pub enum OpenedUplink {
-    Whole(Opened),
-    Split { vxlan: Vec<Box<dyn Port>>, ipip: Vec<Box<dyn Port>>, direct: Vec<Box<dyn Port>>, refused: Vec<String> },
-}
-
 /// What an open came to, in the order of the entry's numbers.
 pub(super) struct Parts {
-    pub sets: Vec<Vec<Box<dyn Port>>>,
+    pub sets: Vec<Queues>,
     pub driver: &'static str,
     pub refused: Vec<String>,
-    pub mac: Option<Mac>,
 }
 
-impl Opened {
-    pub(super) fn into_parts(self, sets: usize) -> Parts {
-        let driver = self.queues.first().map_or("none", |p| p.caps().driver);
-        let mut all = vec![self.queues];
-        all.resize_with(sets, Vec::new);
-        Parts { sets: all, driver, refused: self.refused, mac: self.mac }
+impl From<Opened> for Parts {
+    fn from(o: Opened) -> Parts {
+        Parts { driver: driver(&o.queues), sets: vec![o.queues], refused: o.refused }
     }
 }
 
-impl OpenedUplink {
-    pub(super) fn into_parts(self) -> Parts {
-        match self {
-            OpenedUplink::Whole(o) => o.into_parts(3),
-            OpenedUplink::Split { vxlan, ipip, direct, refused } => {
-                Parts { sets: vec![vxlan, ipip, direct], driver: "socket", refused, mac: None }
-            }
-        }
+impl From<OpenedUplink> for Parts {
+    fn from(o: OpenedUplink) -> Parts {
+        let (driver, sets) = match o.ports {
+            UplinkPorts::Whole(queues) => (driver(&queues), vec![queues]),
+            UplinkPorts::Split { vxlan, ipip, direct } => ("socket", vec![vxlan, ipip, direct]),
+        };
+        Parts { sets, driver, refused: o.refused }
     }
+}
+
+fn driver(queues: &Queues) -> &'static str {
+    queues.first().map_or("none", |p| p.caps().driver)
 }
 
 pub(super) enum State {
@@ -73,22 +57,27 @@ pub(super) enum State {
 
 pub(super) struct Entry {
     pub ids: Vec<PortId>,
+    /// Per number.
+    pub bases: Vec<PortTotals>,
     pub wish: Wish,
     pub state: State,
     pub driver: Option<&'static str>,
     pub refused: Vec<String>,
-    pub mac: Option<Mac>,
 }
 
 impl Entry {
-    pub fn new(ids: Vec<PortId>, wish: Wish) -> Entry {
+    pub fn new(ids: Vec<PortId>, bases: Vec<PortTotals>, wish: Wish) -> Entry {
         let state = State::Down { why: "not opened yet".into(), retry: Instant::now(), attempts: 0 };
-        Entry { ids, wish, state, driver: None, refused: Vec::new(), mac: None }
+        Entry { ids, bases, wish, state, driver: None, refused: Vec::new() }
     }
 
-    /// Whether the first port set serves for all purposes.
-    pub fn shared(&self) -> bool {
-        matches!(&self.state, State::Up { outs } if outs.iter().skip(1).all(Option::is_none))
+    /// The port for the n-th purpose: one port set alone serves for all.
+    pub fn out(&self, n: usize) -> Option<plan::Out> {
+        match &self.state {
+            State::Up { outs } if outs.len() == 1 => outs[0],
+            State::Up { outs } => outs.get(n).copied().flatten(),
+            _ => None,
+        }
     }
 
     pub fn facts(&self, key: &Key, workers: usize) -> Vec<PortFact> {
@@ -101,6 +90,7 @@ impl Entry {
             state,
             mtu: u16::try_from(self.wish.mtu).ok().filter(|m| open && *m > 0),
             queues: if open { workers as u16 } else { 0 },
+            base: self.ids.iter().position(|i| *i == id).and_then(|i| self.bases.get(i)).copied().unwrap_or_default(),
         };
         let name = self.wish.interface.clone();
         match &self.state {

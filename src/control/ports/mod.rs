@@ -8,16 +8,17 @@ mod entry;
 mod slots;
 mod wish;
 
-pub use entry::{Opened, OpenedUplink};
-pub use wish::{Key, Wish};
+pub use wish::{Fixed, Key, Wish, Wishes};
 
 use super::desired::{Desired, ThisNode};
+use super::facts::PortTotals;
 use super::netlink::View;
 use super::plan::{self, Underlay};
 use crate::frame::PortId;
+use crate::port::open::{Opened, OpenedUplink};
 use crate::wire::Mac;
-use crate::worker::{Command, Mailbox};
-use entry::{Entry, State};
+use crate::worker::{Command, Counters, Mailbox};
+use entry::{Entry, Parts, State};
 use slots::Slots;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -48,12 +49,15 @@ pub struct PortFact {
     pub state: String,
     pub mtu: Option<u16>,
     pub queues: u16,
+    /// What the number's counters stood at when the port got it.
+    pub base: PortTotals,
 }
 
 /// All ports of this node.
 pub struct PortManager<O> {
     opener: O,
     mailboxes: Vec<Arc<Mailbox>>,
+    counters: Vec<Arc<Counters>>,
     /// What did not fit into a worker's mailbox yet, in order.
     outbox: Vec<VecDeque<Command>>,
     slots: Slots,
@@ -64,11 +68,12 @@ pub struct PortManager<O> {
 }
 
 impl<O: Opener> PortManager<O> {
-    pub fn new(opener: O, mailboxes: Vec<Arc<Mailbox>>) -> PortManager<O> {
+    pub fn new(opener: O, mailboxes: Vec<Arc<Mailbox>>, counters: Vec<Arc<Counters>>) -> PortManager<O> {
         let outbox = mailboxes.iter().map(|_| VecDeque::new()).collect();
         PortManager {
             opener,
             mailboxes,
+            counters,
             outbox,
             slots: Slots::default(),
             entries: BTreeMap::new(),
@@ -83,7 +88,7 @@ impl<O: Opener> PortManager<O> {
 
     /// Opens what is wanted and possible, closes what is not wanted any more, tries again what is due. True
     /// if what the data plane should know has changed.
-    pub fn sync(&mut self, wishes: wish::Wishes, now: Instant) -> bool {
+    pub fn sync(&mut self, wishes: Wishes, now: Instant) -> bool {
         let mut changed = false;
         self.problems = wishes.problems;
         let gone: Vec<Key> = self.entries.keys().filter(|k| !wishes.by_key.contains_key(*k)).cloned().collect();
@@ -105,7 +110,8 @@ impl<O: Opener> PortManager<O> {
                 self.problems.push(format!("{key}: more ports than this program can number; it is not connected"));
                 return false;
             };
-            self.entries.insert(key.clone(), Entry::new(ids, wish.clone()));
+            let bases = ids.iter().map(|id| PortTotals::of(&self.counters, *id)).collect();
+            self.entries.insert(key.clone(), Entry::new(ids, bases, wish.clone()));
         }
         let Some(entry) = self.entries.get_mut(&key) else { return false };
         let mut changed = false;
@@ -152,9 +158,9 @@ impl<O: Opener> PortManager<O> {
     fn open(&mut self, key: &Key, attempts: u32, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         let result = match key {
-            Key::Uplink => self.opener.uplink(&entry.wish).map(OpenedUplink::into_parts),
-            Key::Host => self.opener.host(&entry.wish).map(|o| o.into_parts(1)),
-            Key::Workload(_) => self.opener.workload(&entry.wish).map(|o| o.into_parts(1)),
+            Key::Uplink => self.opener.uplink(&entry.wish).map(Parts::from),
+            Key::Host => self.opener.host(&entry.wish).map(Parts::from),
+            Key::Workload(_) => self.opener.workload(&entry.wish).map(Parts::from),
         };
         match result {
             Ok(parts) => {
@@ -162,7 +168,6 @@ impl<O: Opener> PortManager<O> {
                 parts.refused.iter().for_each(|r| tracing::info!("{key}: not used: {r}"));
                 entry.driver = Some(parts.driver);
                 entry.refused = parts.refused;
-                entry.mac = parts.mac;
                 let mut outs = Vec::with_capacity(entry.ids.len());
                 for (id, queues) in entry.ids.iter().zip(parts.sets) {
                     outs.push(queues.first().map(|p| plan::Out::new(*id, p.caps(), entry.wish.mtu)));
@@ -325,26 +330,26 @@ impl<O: Opener> PortManager<O> {
     pub fn ports(&self) -> plan::Ports {
         let mut out = plan::Ports::default();
         for (key, entry) in &self.entries {
-            let State::Up { outs } = &entry.state else { continue };
+            if !matches!(entry.state, State::Up { .. }) {
+                continue;
+            }
             match key {
                 Key::Uplink => {
-                    let at = |i: usize| outs.get(i).copied().flatten();
-                    // One port set that carries everything stands in the first place alone.
-                    let all = if entry.shared() { at(0) } else { None };
                     out.uplink = Some(Underlay {
                         dev: entry.wish.ifindex,
                         name: entry.wish.interface.clone(),
                         mac: entry.wish.mac.unwrap_or_default(),
                         mtu: plan::mtu16(entry.wish.mtu),
-                        vxlan: at(0),
-                        ipip: all.or(at(1)),
-                        direct: all.or(at(2)),
+                        vxlan: entry.out(0),
+                        ipip: entry.out(1),
+                        direct: entry.out(2),
                     });
                 }
-                Key::Host => out.host = outs.first().copied().flatten(),
+                Key::Host => out.host = entry.out(0),
                 Key::Workload(name) => {
-                    let mac = entry.mac.or_else(|| self.learned.get(name).copied());
-                    if let Some(o) = outs.first().copied().flatten() {
+                    let set = entry.wish.mac.filter(|_| entry.wish.netns.is_some());
+                    let mac = set.or_else(|| self.learned.get(name).copied());
+                    if let Some(o) = entry.out(0) {
                         out.workloads.insert(name.clone(), plan::Workload { out: o, mac });
                     }
                 }
@@ -406,7 +411,7 @@ fn backoff(attempts: u32) -> Duration {
 }
 
 /// What ports there should be, from the cluster's state and the links that exist.
-pub fn wishes(desired: &Desired, node: &ThisNode, view: &View, fixed: &wish::Fixed) -> wish::Wishes {
+pub fn wishes(desired: &Desired, node: &ThisNode, view: &View, fixed: &Fixed) -> Wishes {
     wish::collect(desired, node, view, fixed)
 }
 
