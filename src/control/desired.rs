@@ -43,8 +43,8 @@ pub struct ThisNode {
     pub ipip_mtu: Option<u16>,
     pub workloads_may_vxlan: bool,
     pub workloads_may_ipip: bool,
-    /// Which encapsulations some enabled pool uses: the pod MTU is the least of their MTUs, and the
-    /// uplink's when there is none.
+    /// Which encapsulations some pool uses, a disabled one too as its blocks stay routed, or that
+    /// FelixConfiguration asks for: the pod MTU is the least of their MTUs, and the uplink's when there is none.
     pub vxlan_enabled: bool,
     pub ipip_enabled: bool,
 }

@@ -1,3 +1,4 @@
 //! Operations: what people and machines see of a running node.
 
+pub mod api;
 pub mod view;
