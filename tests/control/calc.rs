@@ -287,6 +287,22 @@ fn felix_parameters_arrive() {
 }
 
 #[test]
+fn a_large_cluster_is_calculated_in_one_go() {
+    let mut text = pool("p", "10.0.0.0/8", "vxlanMode: Always");
+    for i in 0..5000u32 {
+        let base = std::net::Ipv4Addr::from(0x0a00_0000 + i * 64);
+        let underlay = std::net::Ipv4Addr::from(0xac10_0001 + i);
+        text += &node(&format!("n{i}"), &format!("{underlay}/16"), Some(&base.to_string()));
+        text += &block(&format!("{base}/26"), &format!("host:n{i}"), &[(&base.to_string(), &format!("n{i}"))]);
+    }
+    let state = cluster(&text);
+    let start = std::time::Instant::now();
+    let d = tortie::control::calc::desired(&state, "n7");
+    println!("5000 nodes: {:?}", start.elapsed());
+    assert_eq!((d.vteps.len(), d.routes.len(), d.warnings.len()), (4999, 5003, 0));
+}
+
+#[test]
 fn without_an_own_address_nothing_is_in_force() {
     let text = three("vxlanMode: Always");
     let d = desired(&text, "nobody");
