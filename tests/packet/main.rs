@@ -2,6 +2,8 @@
 //! every case. The accounting law and the pool are checked by the bed itself.
 
 mod local;
+mod reasons;
+mod tunnel;
 
 use std::net::Ipv4Addr;
 use tortie::port::mem::Wired;
