@@ -137,6 +137,10 @@ fn case(reason: DropReason) {
                 drops(&s, s.a, from_pod(1, &udp(1, dst.into(), 9)), reason);
                 drops(&s, s.up, wrap.frame(&Ip4::new(dst.into(), ME.pod(1)).udp(1, 2, b"")), reason);
             }
+            // This node's own addresses, said to come from elsewhere.
+            for own in [ME.address(), ME.tunnel_address()] {
+                drops(&s, s.up, wrap.frame(&Ip4::new(own, ME.pod(1)).udp(1, 2, b"")), reason);
+            }
             drops(&s, s.a, build::ethernet(Mac::BROADCAST, ME.pod_mac(1), &udp(1, ME.pod(2), 9)), reason);
         }
         TtlExpired => {
