@@ -1,7 +1,10 @@
 //! The engine over memory ports: frames in, frames out read back by etherparse, and the exact counter changes of
 //! every case. The accounting law and the pool are checked by the bed itself.
 
+mod errors;
 mod local;
+mod neighbours;
+mod offload;
 mod proptests;
 mod reasons;
 mod tunnel;
