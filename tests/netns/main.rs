@@ -1,5 +1,8 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
+mod differential;
+mod kernel_node;
 mod ports_tunpkt;
 mod ports_xsk;
+mod random_packets;
 mod wire;
