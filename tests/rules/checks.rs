@@ -137,6 +137,7 @@ pub fn doors(s: &Source) -> Vec<String> {
 const UNSAFE: &[&str] = &[
     "src/frame/pool.rs",
     "src/worker/mailbox.rs",
+    "src/control/daemon/watch.rs",
     "src/worker/poll.rs",
     "src/port/mmsg.rs",
     "src/port/nl.rs",
