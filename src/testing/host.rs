@@ -15,7 +15,8 @@ const BUFFER: usize = 64 * 1024;
 /// Identifies a host's pings.
 const PING_ID: u16 = 0x70;
 
-/// One pod: Ethernet, a /32 address, and 169.254.1.1 as its gateway.
+/// One pod on Ethernet. smoltcp takes ARP answers only from its own subnet, which therefore is everything: it asks
+/// for each destination, and the engine answers that as it answers for 169.254.1.1.
 pub struct Host {
     iface: Interface,
     sockets: SocketSet<'static>,
@@ -32,14 +33,13 @@ struct Wire {
 }
 
 impl Host {
-    /// Panics when smoltcp has no room for one address and one route, which it has.
+    /// Panics when smoltcp has no room for one address, which it has.
     pub fn new(peer: MemPeer, mac: Mac, address: Ipv4Addr, mtu: usize) -> Host {
         let mut wire = Wire { peer, mtu, arrived: Vec::new() };
         let mut config = Config::new(EthernetAddress(mac.0).into());
         config.random_seed = u64::from(u32::from(address));
         let mut iface = Interface::new(config, &mut wire, Instant::ZERO);
-        iface.update_ip_addrs(|a| a.push(IpCidr::new(address.into(), 32)).expect("room for one address"));
-        iface.routes_mut().add_default_ipv4_route(crate::arp::GATEWAY).expect("room for one route");
+        iface.update_ip_addrs(|a| a.push(IpCidr::new(address.into(), 0)).expect("room for one address"));
         let mut sockets = SocketSet::new(Vec::new());
         let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 64], vec![0; BUFFER]);
         let mut socket = icmp::Socket::new(buffer(), buffer());
