@@ -1,0 +1,111 @@
+//! The cluster's state as last known: one validated value per object, by kind and name.
+
+use super::model::{BlockAffinity, FelixConfiguration, IpPool, IpamBlock, Key, Node, Object, Pod, WorkloadEndpoint};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A consistent state. Clones share the objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// `projectcalico.org/v3` Nodes.
+    pub nodes: BTreeMap<String, Arc<Node>>,
+    /// Core `v1` Nodes; one of the same name in `nodes` counts instead.
+    pub kube_nodes: BTreeMap<String, Arc<Node>>,
+    pub pools: BTreeMap<String, Arc<IpPool>>,
+    /// `default` and `node.<name>`.
+    pub felix: BTreeMap<String, Arc<FelixConfiguration>>,
+    /// By `namespace/name`.
+    pub endpoints: BTreeMap<String, Arc<WorkloadEndpoint>>,
+    /// By `namespace/name`.
+    pub pods: BTreeMap<String, Arc<Pod>>,
+    pub blocks: BTreeMap<String, Arc<IpamBlock>>,
+    pub affinities: BTreeMap<String, Arc<BlockAffinity>>,
+}
+
+impl Cluster {
+    /// Adds an object or puts it in place of the one of the same kind and name.
+    pub fn insert(&mut self, key: Key, object: Object) {
+        let name = key.name;
+        match object {
+            Object::Node(o) => drop(self.nodes.insert(name, o)),
+            Object::KubeNode(o) => drop(self.kube_nodes.insert(name, o)),
+            Object::IpPool(o) => drop(self.pools.insert(name, o)),
+            Object::FelixConfiguration(o) => drop(self.felix.insert(name, o)),
+            Object::WorkloadEndpoint(o) => drop(self.endpoints.insert(name, o)),
+            Object::Pod(o) => drop(self.pods.insert(name, o)),
+            Object::IpamBlock(o) => drop(self.blocks.insert(name, o)),
+            Object::BlockAffinity(o) => drop(self.affinities.insert(name, o)),
+        }
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+            + self.kube_nodes.len()
+            + self.pools.len()
+            + self.felix.len()
+            + self.endpoints.len()
+            + self.pods.len()
+            + self.blocks.len()
+            + self.affinities.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What is known of a node: the `projectcalico.org/v3` object, else the core one.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name).or_else(|| self.kube_nodes.get(name)).map(|n| &**n)
+    }
+
+    /// All nodes in order of name.
+    pub fn all_nodes(&self) -> BTreeMap<&str, &Node> {
+        let both = self.kube_nodes.iter().chain(&self.nodes);
+        both.map(|(name, node)| (name.as_str(), &**node)).collect()
+    }
+
+    /// FelixConfiguration as it applies to a node: the node's own over the cluster's.
+    pub fn felix_for(&self, node: &str) -> FelixConfiguration {
+        let none = FelixConfiguration::default();
+        let get = |name: &str| self.felix.get(name).map_or(&none, |f| &**f);
+        get(&format!("node.{node}")).over(get("default"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::model;
+
+    fn cluster(text: &str) -> Cluster {
+        let mut c = Cluster::default();
+        for e in model::parse(text).unwrap().entries {
+            c.insert(e.key, e.object.unwrap());
+        }
+        c
+    }
+
+    #[test]
+    fn calicos_node_counts_before_kubernetes() {
+        let c = cluster(
+            "{apiVersion: v1, kind: Node, metadata: {name: a, annotations: {projectcalico.org/IPv4Address: 10.0.0.1/24}}}\n---\n\
+             {apiVersion: v1, kind: Node, metadata: {name: b, annotations: {projectcalico.org/IPv4Address: 10.0.0.2/24}}}\n---\n\
+             {apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: a}, spec: {bgp: {ipv4Address: 10.0.0.9/24}}}\n",
+        );
+        let addresses: Vec<_> = c.all_nodes().into_iter().map(|(n, v)| (n, v.address.unwrap().addr().to_string())).collect();
+        assert_eq!(addresses, [("a", "10.0.0.9".to_owned()), ("b", "10.0.0.2".to_owned())]);
+        assert_eq!(c.node("a"), c.all_nodes().get("a").copied());
+        assert_eq!((c.len(), c.node("c")), (3, None));
+    }
+
+    #[test]
+    fn felix_per_node_goes_over_the_default() {
+        let f = |name: &str, spec: &str| {
+            format!("---\n{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: {name}}}, spec: {spec}}}\n")
+        };
+        let c = cluster(&(f("default", "{vxlanPort: 1, vxlanVNI: 7}") + &f("node.a", "{vxlanPort: 2}")));
+        assert_eq!((c.felix_for("a").vxlan_port, c.felix_for("b").vxlan_port), (Some(2), Some(1)));
+        assert_eq!(c.felix_for("a").vxlan_vni, c.felix_for("b").vxlan_vni);
+    }
+}

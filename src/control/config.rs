@@ -1,0 +1,300 @@
+//! The node daemon's configuration: one YAML file, every key known, every value checked, with the line of
+//! what is wrong. `config/node.yaml` documents each key.
+
+use super::yaml::{self, Field, FieldError, SyntaxError};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Most workers: one per core is the most that makes sense.
+const WORKERS_MAX: u32 = 256;
+
+/// How the daemon runs on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name in the cluster.
+    pub node: String,
+    pub datastore: Datastore,
+    pub uplink: Uplink,
+    pub workloads: Workloads,
+    pub host: Host,
+    /// Forwarding threads.
+    pub workers: u16,
+    pub api: Api,
+    pub xdp: Xdp,
+}
+
+/// Where the cluster's state comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Datastore {
+    /// A folder of manifests.
+    File { path: PathBuf },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface towards the other nodes.
+    pub interface: String,
+    pub driver: UplinkDriver,
+}
+
+/// I/O method on the uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UplinkDriver {
+    #[default]
+    Auto,
+    AfXdp,
+    Socket,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workloads {
+    pub driver: WorkloadDriver,
+}
+
+/// I/O method towards pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkloadDriver {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// The best method on a given veth.
+    Veth,
+    /// A TAP that the daemon makes.
+    Tap,
+    AfPacket,
+    AfXdp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Name of the TUN device that joins the host stack to the pods.
+    pub interface: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// Path of the unix socket.
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Xdp {
+    pub mode: XdpMode,
+}
+
+/// Where the kernel runs XDP programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver if it can, else generic.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
+
+/// Why a configuration cannot be used; says which file and, where there is one, which line and key.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}:{}: not YAML: {source}", path.display(), source.line)]
+    Syntax { path: PathBuf, source: SyntaxError },
+    #[error("{}: {found} YAML documents; the configuration is exactly one", path.display())]
+    Documents { path: PathBuf, found: usize },
+    #[error("{}:{}: {source}", path.display(), source.line)]
+    Field { path: PathBuf, source: FieldError },
+    #[error("{}: node is not set and the hostname cannot be read from {HOSTNAME}: {source}; set node", path.display())]
+    Hostname { path: PathBuf, source: io::Error },
+}
+
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+
+impl Config {
+    /// Reads and checks a file. A relative `datastore.path` or `api.socket` counts from the file's folder.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        Config::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let docs = yaml::documents(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
+        let [doc] = docs.as_slice() else {
+            return Err(ConfigError::Documents { path: path.into(), found: docs.len() });
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (node, mut config) = read(&Field::root(doc), folder).map_err(|source| ConfigError::Field { path: path.into(), source })?;
+        config.node = match node {
+            Some(name) => name,
+            None => hostname().map_err(|source| ConfigError::Hostname { path: path.into(), source })?,
+        };
+        Ok(config)
+    }
+}
+
+/// The hostname as Calico names nodes: lower case.
+fn hostname() -> io::Result<String> {
+    let name = fs::read_to_string(HOSTNAME)?.trim().to_lowercase();
+    if name.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")) } else { Ok(name) }
+}
+
+fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
+    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "api", "xdp"])?;
+    let node = root.get("node")?;
+    let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
+    let config = Config {
+        node: String::new(),
+        datastore: datastore(&root.get("datastore")?, folder)?,
+        uplink: uplink(&root.get("uplink")?)?,
+        workloads: workloads(&root.get("workloads")?)?,
+        host: host(&root.get("host")?)?,
+        workers: root.get("workers")?.number(1, WORKERS_MAX)?.unwrap_or(1),
+        api: api(&root.get("api")?, folder)?,
+        xdp: xdp(&root.get("xdp")?)?,
+    };
+    if config.host.interface == config.uplink.interface {
+        return Err(root
+            .at(&["host", "interface"])?
+            .error(format!("{} is the uplink; the host device needs a name of its own", config.host.interface)));
+    }
+    Ok((name, config))
+}
+
+fn datastore(f: &Field, folder: &Path) -> Result<Datastore, FieldError> {
+    f.only(&["kind", "path"])?;
+    let kind = f.get("kind")?;
+    match kind.text()? {
+        None | Some("file") => Ok(Datastore::File { path: folder.join(f.get("path")?.required_text()?) }),
+        Some(other) => Err(kind.error(format!("{other} is not supported yet; use file"))),
+    }
+}
+
+fn uplink(f: &Field) -> Result<Uplink, FieldError> {
+    f.only(&["interface", "driver"])?;
+    let interface = f.get("interface")?.interface_name()?.ok_or_else(|| {
+        f.get("interface").map_or_else(|e| e, |i| i.error("missing; the name of the interface towards the other nodes is required"))
+    })?;
+    let drivers = [("auto", UplinkDriver::Auto), ("af-xdp", UplinkDriver::AfXdp), ("socket", UplinkDriver::Socket)];
+    Ok(Uplink { interface, driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default() })
+}
+
+fn workloads(f: &Field) -> Result<Workloads, FieldError> {
+    f.only(&["driver"])?;
+    let drivers = [
+        ("auto", WorkloadDriver::Auto),
+        ("veth", WorkloadDriver::Veth),
+        ("tap", WorkloadDriver::Tap),
+        ("af-packet", WorkloadDriver::AfPacket),
+        ("af-xdp", WorkloadDriver::AfXdp),
+    ];
+    Ok(Workloads { driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default() })
+}
+
+fn host(f: &Field) -> Result<Host, FieldError> {
+    f.only(&["interface"])?;
+    Ok(Host { interface: f.get("interface")?.interface_name()?.unwrap_or_else(|| "tunl-tortie".into()) })
+}
+
+fn api(f: &Field, folder: &Path) -> Result<Api, FieldError> {
+    f.only(&["socket"])?;
+    let socket = f.get("socket")?;
+    let path = if socket.is_present() { socket.required_text()? } else { "/run/tortie/tortie.sock" };
+    // sun_path holds 108 bytes with its NUL.
+    if folder.join(path).as_os_str().len() > 107 {
+        return Err(socket.error("longer than 107 bytes, the most that a unix socket's path may have"));
+    }
+    Ok(Api { socket: folder.join(path) })
+}
+
+fn xdp(f: &Field) -> Result<Xdp, FieldError> {
+    f.only(&["mode"])?;
+    let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+    Ok(Xdp { mode: f.get("mode")?.one_of(&modes)?.unwrap_or_default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "node: a\ndatastore: {path: /d}\nuplink: {interface: eth0}\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/tortie/node.yaml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults() {
+        let c = parse(MINIMAL).unwrap();
+        let want = Config {
+            node: "a".into(),
+            datastore: Datastore::File { path: "/d".into() },
+            uplink: Uplink { interface: "eth0".into(), driver: UplinkDriver::Auto },
+            workloads: Workloads { driver: WorkloadDriver::Auto },
+            host: Host { interface: "tunl-tortie".into() },
+            workers: 1,
+            api: Api { socket: "/run/tortie/tortie.sock".into() },
+            xdp: Xdp { mode: XdpMode::Auto },
+        };
+        assert_eq!(c, want);
+    }
+
+    #[test]
+    fn everything_set() {
+        let c = parse(
+            "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp}\nworkloads: {driver: af-packet}\n\
+             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic}\n",
+        )
+        .unwrap();
+        assert_eq!(c.node, "B");
+        assert_eq!(c.datastore, Datastore::File { path: "/etc/tortie/manifests".into() });
+        assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
+        assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
+    }
+
+    #[test]
+    fn node_defaults_to_the_hostname() {
+        let c = parse("datastore: {path: /d}\nuplink: {interface: eth0}\n").unwrap();
+        assert!(!c.node.is_empty() && c.node == c.node.to_lowercase());
+    }
+
+    #[test]
+    fn faults_name_file_line_key_and_remedy() {
+        let long = "x".repeat(108);
+        let cases = [
+            ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
+            ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
+            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, api, xdp"),
+            ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
+            ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
+            (
+                "datastore: {path: /d}\nuplink:\n  interface: abcdefghijklmnop\n",
+                ":3: uplink.interface: \"abcdefghijklmnop\" is not an interface name: 16 bytes",
+            ),
+            ("datastore: {path: /d}\nuplink: {interface: 'a b'}\n", ":2: uplink.interface: \"a b\" is not an interface name"),
+            (
+                "datastore: {path: /d}\nuplink: {interface: a, driver: xdp}\n",
+                ":2: uplink.driver: \"xdp\" is not one of auto, af-xdp, socket",
+            ),
+            (&format!("{MINIMAL}workers: 0\n"), ":4: workers: a whole number from 1 to 256 is required, not the number 0"),
+            (&format!("{MINIMAL}workers: two\n"), ":4: workers: a whole number from 1 to 256 is required, not the text \"two\""),
+            (&format!("{MINIMAL}workloads: tap\n"), ":4: workloads: a mapping is required, not the text \"tap\""),
+            (&format!("{MINIMAL}host: {{interface: eth0}}\n"), ":4: host.interface: eth0 is the uplink"),
+            (&format!("{MINIMAL}api: {{socket: /{long}}}\n"), ":4: api.socket: longer than 107 bytes"),
+            (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
+            ("a: [\n", "not YAML"),
+            ("", ": 0 YAML documents"),
+            ("a: 1\n---\nb: 1\n", ": 2 YAML documents"),
+            ("- a\n", ":1: a mapping is required, not a list"),
+        ];
+        for (text, want) in cases {
+            let got = parse(text).unwrap_err();
+            assert!(got.starts_with("/etc/tortie/node.yaml:") && got.contains(want), "{text:?}\n got {got}\nwant {want}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let e = Config::load(Path::new("/nonexistent/node.yaml")).unwrap_err().to_string();
+        assert!(e.starts_with("/nonexistent/node.yaml: "), "{e}");
+    }
+}
