@@ -168,7 +168,16 @@ impl Setup {
 
     /// Adds a route; the last one for a prefix wins.
     pub fn route(&mut self, prefix: Ipv4Net, via: Via) {
+        self.routes.retain(|(p, _)| *p != prefix);
         self.routes.push((prefix, via));
+    }
+
+    /// Routes the blocks of all other nodes from 1 to `nodes`.
+    pub fn route_to_all(&mut self, nodes: u8, via: fn(Node) -> Via) {
+        let me = self.node;
+        for peer in (1..=nodes).map(Node).filter(|n| *n != me) {
+            self.route(peer.block(), via(peer));
+        }
     }
 
     /// Sets the MAC of the pod on a port, as control does when it has learned it.
