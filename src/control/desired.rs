@@ -43,8 +43,8 @@ pub struct ThisNode {
     pub ipip_mtu: Option<u16>,
     pub workloads_may_vxlan: bool,
     pub workloads_may_ipip: bool,
-    /// Which encapsulations some enabled pool uses: the pod MTU is the least of their MTUs, and the
-    /// uplink's when there is none.
+    /// Which encapsulations some pool uses, a disabled one too as its blocks stay routed, or that
+    /// FelixConfiguration asks for: the pod MTU is the least of their MTUs, and the uplink's when there is none.
     pub vxlan_enabled: bool,
     pub ipip_enabled: bool,
 }
@@ -97,6 +97,14 @@ impl Route {
         match self {
             Route::Vxlan { tunnel_address, .. } => Some((*tunnel_address).into()),
             Route::Ipip { address, .. } | Route::Direct { address, .. } => Some((*address).into()),
+            _ => None,
+        }
+    }
+
+    /// Underlay address of the node it leads to.
+    pub fn underlay(&self) -> Option<Ipv4Addr> {
+        match self {
+            Route::Vxlan { address, .. } | Route::Ipip { address, .. } | Route::Direct { address, .. } => Some(*address),
             _ => None,
         }
     }

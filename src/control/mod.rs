@@ -3,6 +3,12 @@
 pub mod calc;
 pub mod cluster;
 pub mod config;
+pub mod daemon;
+pub mod datastore;
 pub mod desired;
+pub mod facts;
 pub mod model;
+pub mod netlink;
+pub mod plan;
+pub mod ports;
 pub mod yaml;

@@ -5,7 +5,7 @@
 //! neighbour, and is counted as such; [`Counters::balance`] states the law.
 
 pub mod counters;
-mod decap;
+pub mod decap;
 mod hold;
 mod ingress;
 mod output;

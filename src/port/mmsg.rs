@@ -311,6 +311,8 @@ impl RecvTable {
         let control = &self.control[i];
         // SAFETY: any bytes are valid u8s; the slice covers exactly the live array of u64s.
         let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), RECV_CONTROL) };
+        // A usize in glibc, a u32 in musl.
+        #[allow(clippy::unnecessary_cast)]
         let (tos, segment) = parse_control(&control[..(m.msg_hdr.msg_controllen as usize).min(RECV_CONTROL)]);
         Received {
             bytes: &self.buffers[i * BUFFER..][..(m.msg_len as usize).min(BUFFER)],

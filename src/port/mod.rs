@@ -7,6 +7,7 @@ pub mod error;
 pub mod mem;
 pub mod mmsg;
 mod nl;
+pub mod open;
 pub mod packet;
 mod pair;
 pub mod raw;

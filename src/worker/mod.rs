@@ -98,7 +98,7 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         while !self.stopping {
             self.wait()?;
-            self.turn_ready();
+            self.turn_ready(self.now_ms());
         }
         Ok(())
     }
@@ -142,10 +142,19 @@ impl Worker {
     /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
     /// True if a frame was received.
     pub fn turn(&mut self) -> bool {
+        self.turn_at(self.now_ms())
+    }
+
+    /// The same at a time of the caller's choice, milliseconds since any fixed moment; it must not go back.
+    pub fn turn_at(&mut self, now_ms: u64) -> bool {
         self.ready.clear();
         let open = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
         self.ready.extend(open.map(|(i, _)| PortId(i as u16)));
-        self.turn_ready()
+        self.turn_ready(now_ms)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// The worker's slots, to see that all came back.
@@ -153,9 +162,9 @@ impl Worker {
         &self.forwarder.pool
     }
 
-    fn turn_ready(&mut self) -> bool {
+    fn turn_ready(&mut self, now_ms: u64) -> bool {
         self.counters.turns.add(1);
-        self.forwarder.set_time(self.started.elapsed().as_millis() as u64);
+        self.forwarder.set_time(now_ms);
         self.obey();
         let changed = self.reader.refresh();
         let snap = self.reader.get().clone();

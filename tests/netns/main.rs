@@ -1,8 +1,14 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
 mod differential;
+mod ipip_peer;
 mod kernel_node;
+mod netlink;
+mod ports_raw;
+mod ports_sockets;
 mod ports_tunpkt;
 mod ports_xsk;
 mod random_packets;
+mod router;
+mod vxlan_peer;
 mod wire;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use tortie::arp;
 use tortie::frame::{Batch, Csum, FramePool, HEADROOM};
-use tortie::port::sys::Link;
+use tortie::port::sys::{self, Link};
 use tortie::port::xsk::{self, RingSizes, Steering, XskMode, XskPort, XskSpec, ZeroCopy};
 use tortie::port::{OpenError, Port};
 use tortie::testing::netns::{Namespace, veth};
@@ -315,8 +315,8 @@ fn the_tunnel_program_leaves_the_node_on_the_network() {
     }
 }
 
-/// Bridges two ports, finishing checksums, until `end`; returns the longest frame from `a` and whether each
-/// frame's length agreed with its IP header's. Frames too long for the other side are dropped.
+/// Bridges two ports, finishing checksums, until `end`; returns the length of the longest frame from `a`. Frames
+/// too long for the other side are dropped there.
 fn bridge(pool: &mut FramePool, a: &mut XskPort, b: &mut XskPort, end: impl Fn() -> bool) -> usize {
     let mut longest = 0;
     let (mut ab, mut ba) = (Batch::new(), Batch::new());
@@ -394,6 +394,41 @@ fn super_frames_of_a_pod_with_segmentation_offload() {
     }
 }
 
+#[test]
+fn the_longest_super_frame_arrives_whole_or_is_counted() {
+    const BYTES: usize = 65_000;
+    for big in [4, 0] {
+        let (host, pod) = pair();
+        pod.sh("ip addr add 10.9.0.2/24 dev eth0; ip neigh add 10.9.0.1 lladdr 02:00:00:00:00:09 dev eth0");
+        let (mut pool, mut port) = host.run(|| {
+            let pool = FramePool::new(2048, big).unwrap();
+            let port = xsk::open(&XskSpec { umems: &[pool.umem()], ..spec("h0", XskMode::Generic) }).unwrap().remove(0);
+            (pool, port)
+        });
+        let mut got = Batch::new();
+        port.rx_burst(&mut pool, &mut got).unwrap();
+        let socket = pod.run(|| UdpSocket::bind("10.9.0.2:5000").unwrap());
+        sys::setsockopt(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, &1400i32).unwrap();
+        let payload: Vec<u8> = (0..BYTES).map(|i| (i / 100) as u8).collect();
+        socket.send_to(&payload, "10.9.0.1:5000").unwrap();
+        let mut truncated = 0;
+        until("the super-frame", || {
+            truncated += port.rx_burst(&mut pool, &mut got).unwrap().truncated;
+            truncated > 0 || !got.is_empty()
+        });
+        if big == 0 {
+            assert_eq!((truncated, got.len()), (1, 0));
+        } else {
+            let f = &got.as_slice()[0];
+            assert!(!pool.in_umem(f) && f.gso.is_none() && f.csum == Csum::MayBePartial);
+            assert_eq!((f.head() as usize, f.len()), (HEADROOM, 42 + BYTES));
+            assert!(pool.data(f)[42..] == payload);
+        }
+        pool.give_all(&mut got);
+        finish(&mut pool, &mut port);
+    }
+}
+
 /// A veth whose host end has two receive queues.
 fn two_queues() -> (Namespace, Namespace) {
     let (host, pod) = (Namespace::new("xh"), Namespace::new("xp"));
@@ -427,7 +462,7 @@ fn queues_are_shared_out_among_workers() {
     finish(&mut two, &mut last);
     drop(last);
     assert!(has_xdp(&host, "h0"), "the program stays while a port is open");
-    drop(first.wait_fd().unwrap());
+    assert!(first.wait_fd().is_some());
     finish(&mut one, &mut first);
     assert!(!has_xdp(&host, "h0"));
     drop(first);
@@ -493,16 +528,20 @@ fn a_second_program_is_refused_and_a_dropped_port_detaches() {
 }
 
 #[test]
-fn a_program_beside_native_falls_back_to_generic() {
-    let (host, pod) = (Namespace::new("xh"), Namespace::new("xp"));
-    // Native XDP on a veth needs as many receive queues as the peer has send queues.
-    host.sh(&format!("ip link add h0 numrxqueues 1 type veth peer name eth0 numtxqueues 2 netns {} && ip link set h0 up", pod.name()));
-    pod.sh("ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0");
-    let (mut pool, mut port) = open(&host, spec("h0", XskMode::Auto));
+fn a_driver_without_native_xdp_gets_the_generic_mode() {
+    let (host, pod) = pair();
+    pod.sh("ip addr add 10.9.0.2/24 dev eth0");
+    host.sh("ip link add br0 address 02:00:00:00:00:09 type bridge && ip link set h0 master br0 && ip link set br0 up");
+    let (mut pool, mut port) = open(&host, spec("br0", XskMode::Auto));
     assert_eq!(port.caps().driver, "af-xdp-generic");
     assert!(port.refusal().unwrap().starts_with("native mode: "), "{:?}", port.refusal());
     ping(&pod, &mut pool, &mut port, "-c 3");
     finish(&mut pool, &mut port);
+    let native = host.run(|| {
+        let pool = FramePool::new(64, 0).unwrap();
+        xsk::open(&XskSpec { umems: &[pool.umem()], ..spec("br0", XskMode::Native) }).map(drop).unwrap_err().to_string()
+    });
+    assert!(native.contains("br0") && native.contains("use the generic mode"), "{native}");
 }
 
 #[test]

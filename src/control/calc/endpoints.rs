@@ -79,14 +79,12 @@ fn without_duplicates(all: BTreeMap<String, LocalEndpoint>, warnings: &mut Vec<S
             warnings.push(format!("WorkloadEndpoint {name}: its interface {} is {other}'s; it is left out", endpoint.interface));
             continue;
         }
-        endpoint.addresses.retain(|ip| match holders.get(ip) {
-            Some(other) => {
-                warnings.push(format!("WorkloadEndpoint {name}: its address {ip} is {other}'s; it goes there"));
-                false
-            }
-            None => true,
-        });
-        endpoint.sources.retain(|s| s.prefix_len() < 32 || holders.get(&s.addr()).is_none());
+        let (lost, kept) = endpoint.addresses.iter().partition::<Vec<_>, _>(|ip| holders.contains_key(*ip));
+        for ip in &lost {
+            warnings.push(format!("WorkloadEndpoint {name}: its address {ip} is {}'s; it goes there", holders[ip]));
+        }
+        endpoint.sources.retain(|s| s.prefix_len() < 32 || !lost.contains(&s.addr()));
+        endpoint.addresses = kept;
         interfaces.insert(endpoint.interface.clone(), name.clone());
         holders.extend(endpoint.addresses.iter().map(|ip| (*ip, name.clone())));
         out.insert(name, endpoint);

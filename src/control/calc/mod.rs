@@ -22,7 +22,7 @@ pub fn desired(cluster: &Cluster, node: &str) -> Desired {
         return Desired { warnings, ..Desired::default() };
     };
     let endpoints = endpoints::local(cluster, node, &felix, &mut warnings);
-    let routes = routes::all(cluster, &nodes, &pools, &endpoints, &mut warnings);
+    let routes = routes::all(cluster, &nodes, &pools, &felix, &endpoints, &mut warnings);
     Desired {
         node: Some(this),
         routes,

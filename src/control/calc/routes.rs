@@ -5,10 +5,10 @@
 use super::nodes::Nodes;
 use crate::control::cluster::Cluster;
 use crate::control::desired::{LocalEndpoint, Route};
-use crate::control::model::{Affinity, Encap, IpPool, IpamBlock, Mode};
+use crate::control::model::{Affinity, Encap, FelixConfiguration, IpPool, IpamBlock, Mode, RouteSource};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 type Routes = BTreeMap<IpNet, Route>;
 
@@ -54,12 +54,16 @@ pub(super) fn all(
     cluster: &Cluster,
     nodes: &Nodes,
     pools: &Pools,
+    felix: &FelixConfiguration,
     endpoints: &BTreeMap<String, LocalEndpoint>,
     warnings: &mut Vec<String>,
 ) -> Routes {
     // What nobody owns in a pool is dropped here, rather than leaked to the host's default route and back.
     let mut routes: Routes = pools.0.keys().map(|cidr| (IpNet::V4(*cidr), Route::Drop { node: None })).collect();
-    blocks(&mut routes, cluster, nodes, pools, warnings);
+    match felix.route_source.unwrap_or_default() {
+        RouteSource::CalicoIpam => blocks(&mut routes, cluster, nodes, pools, warnings),
+        RouteSource::WorkloadIps => workloads(&mut routes, cluster, nodes, pools),
+    }
     local_endpoints(&mut routes, endpoints);
     hosts(&mut routes, nodes, pools, warnings);
     routes
@@ -91,6 +95,22 @@ fn blocks(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pools, 
         routes.insert(Ipv4Net::from(ip).into(), to_borrower(nodes, pool, holder, ip));
     }
     orphans(cluster, &seen, warnings);
+}
+
+/// Every pod of another node on its own, the first by name where two have one address. Addresses outside
+/// all pools have no encapsulation and so no route.
+fn workloads(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pools) {
+    let endpoints = cluster.endpoints.values().map(|e| (e.node.as_str(), &e.addresses));
+    let pods = cluster.pods.values().filter(|p| !p.host_network).filter_map(|p| Some((p.node.as_deref()?, &p.addresses)));
+    let mut seen = BTreeSet::new();
+    for (node, addresses) in endpoints.chain(pods).filter(|(node, _)| *node != nodes.me) {
+        for ip in addresses.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(Ipv4Net::from(*ip)) } else { None }) {
+            let Some(pool) = pools.covering(ip) else { continue };
+            if seen.insert(ip) {
+                routes.insert(ip.into(), to_node(nodes, pool, node, false));
+            }
+        }
+    }
 }
 
 /// Nothing for a block of one address: either an endpoint owns it, or the pool's drop answers.

@@ -24,6 +24,17 @@ pub struct FelixConfiguration {
     /// Tunnel packets are accepted from these besides the nodes.
     pub external_nodes: Option<Vec<IpNet>>,
     pub source_spoofing: Option<SourceSpoofing>,
+    pub route_source: Option<RouteSource>,
+}
+
+/// What the routes to other nodes' pods follow from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteSource {
+    /// The blocks and the addresses borrowed from them.
+    #[default]
+    CalicoIpam,
+    /// The pods' addresses, one by one: clusters whose addresses another IPAM gives out.
+    WorkloadIps,
 }
 
 /// Whether workloads may have source addresses that are not their own.
@@ -50,6 +61,7 @@ impl FelixConfiguration {
             workloads_may_ipip: self.workloads_may_ipip.or(general.workloads_may_ipip),
             external_nodes: self.external_nodes.clone().or_else(|| general.external_nodes.clone()),
             source_spoofing: self.source_spoofing.or(general.source_spoofing),
+            route_source: self.route_source.or(general.route_source),
         }
     }
 
@@ -75,6 +87,9 @@ pub(super) fn read(root: &Field) -> Result<FelixConfiguration, FieldError> {
         source_spoofing: spec
             .get("workloadSourceSpoofing")?
             .one_of(&[("Disabled", SourceSpoofing::Disabled), ("Any", SourceSpoofing::Any)])?,
+        route_source: spec
+            .get("routeSource")?
+            .one_of(&[("CalicoIPAM", RouteSource::CalicoIpam), ("WorkloadIPs", RouteSource::WorkloadIps)])?,
     })
 }
 

@@ -9,7 +9,7 @@ mod node;
 mod pod;
 mod workload_endpoint;
 
-pub use felix_configuration::{FelixConfiguration, SourceSpoofing};
+pub use felix_configuration::{FelixConfiguration, RouteSource, SourceSpoofing};
 pub use ip_pool::{Encap, IpPool, Mode};
 pub use ipam::{Affinity, AffinityState, Allocation, BlockAffinity, IpamBlock};
 pub use node::{Node, default_vtep_mac};
@@ -188,7 +188,7 @@ fn read(root: &Field, kind: Kind, namespace: &str, name: &str) -> Result<Object,
         Kind::KubeNode => Object::KubeNode(node::kubernetes(root)?.into()),
         Kind::IpPool => Object::IpPool(ip_pool::read(root)?.into()),
         Kind::FelixConfiguration => {
-            if name != "default" && !name.strip_prefix("node.").is_some_and(|n| !n.is_empty()) {
+            if name != "default" && name.strip_prefix("node.").is_none_or(str::is_empty) {
                 return Err(root
                     .at(&["metadata", "name"])?
                     .error(format!("{name} is neither default nor node.NAME: it applies to no node")));

@@ -28,7 +28,7 @@ const HEADERS: usize = BUFFERS / 2 * (PREFIX + HEADER_MAX);
 /// [`crate::wire::flow::source_port`] gives it.
 #[inline(always)]
 pub fn source_of(hash: u32) -> usize {
-    (hash as u64 * SOURCES as u64 >> 32) as usize
+    ((hash as u64 * SOURCES as u64) >> 32) as usize
 }
 
 /// A position in the frames of one socket: the frame's place in the list, and the segment within a super-frame.

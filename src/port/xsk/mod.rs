@@ -70,7 +70,8 @@ pub struct XskSpec<'a> {
     pub interface: &'a str,
     pub steering: Steering,
     pub mode: XskMode,
-    /// The memory of each worker's pool. Receive queue q goes to worker q modulo their number.
+    /// The memory of each worker's pool, which must be mapped until the ports are opened (from then on the kernel
+    /// holds the pages itself). Receive queue q goes to worker q modulo their number.
     pub umems: &'a [Umem],
     pub zero_copy: ZeroCopy,
     pub rings: RingSizes,
@@ -178,7 +179,11 @@ fn attach(spec: &XskSpec<'_>, ifindex: u32, queues: u32) -> Result<Attachment, O
         Some(libc::EBUSY | libc::EEXIST) => {
             "another XDP program is attached: see `ip link`, remove it with `ip link set IFACE xdp off` or stop its owner"
         }
-        Some(libc::EINVAL) => "XDP links need Linux 5.9; native mode on a veth needs as many receive queues as the peer has send queues",
+        Some(libc::EINVAL) => "XDP links need Linux 5.9",
+        Some(libc::ENOSPC) => {
+            "native mode on a veth needs as many receive queues as its peer has send queues: use the generic mode or add queues"
+        }
+        Some(libc::ERANGE) => "the MTU is too large for native mode: lower it or use the generic mode",
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP: use the generic mode",
         _ => return Err(OpenError::io(step(&format!("attach, {}", refused.unwrap_or_default())), last)),
     };

@@ -459,8 +459,7 @@ mod tests {
         held.add(addr);
         let f = take_back(&mut pool, &mut held, &desc(addr, 60)).unwrap();
         assert_eq!((f.head() as usize, f.len()), (HEADROOM, 60));
-        held.add(addr);
-        drop(f);
+        held.add(pool.into_kernel(f).0);
         assert!(take_back(&mut pool, &mut held, &desc(addr, 4000)).is_none(), "longer than its slot");
         assert!(pool.is_full());
     }

@@ -1,0 +1,49 @@
+# Everything here runs as root or through sudo, on Debian with Rust installed; what else is missing is installed.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TORTIE := target/release/tortie
+# Flags for `make lab`, as in: make lab LAB="--nodes 3 --kernel-peer"
+LAB ?=
+
+.PHONY: help lab lab-down lab-bench test bench needs
+
+help:
+	@echo "make lab        build, and bring up a lab of nodes and pods on this machine"
+	@echo "make lab-down   take the lab down"
+	@echo "make lab-bench  measure the lab's pods beside the kernel's own VXLAN device"
+	@echo "make test       run every test (as root: they make network namespaces)"
+	@echo "make bench      run the benchmarks of the forwarding code"
+
+# Tools by the Debian package that has them; apt-get runs only if one is missing.
+needs:
+	@missing=(); \
+	have() { PATH="$$PATH:/usr/sbin:/sbin" command -v "$$1" >/dev/null || missing+=("$$2"); }; \
+	have cc gcc; have ip iproute2; have ping iputils-ping; have ethtool ethtool; \
+	[ -f /usr/include/stdio.h ] || missing+=(libc6-dev); \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "installing: $${missing[*]}"; \
+		$(SUDO) apt-get update -q; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
+	fi
+
+lab: needs
+	cargo build --release
+	$(SUDO) $(TORTIE) lab up $(LAB)
+
+lab-down:
+	$(SUDO) $(TORTIE) lab down
+
+lab-bench: needs
+	cargo build --release
+	$(SUDO) $(TORTIE) lab bench
+
+# Built as the user, run as root: the namespace tests need it, and skip nothing.
+test: needs
+	cargo test --all-features --no-run
+	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo test --all-features
+
+bench: needs
+	cargo bench

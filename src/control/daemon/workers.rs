@@ -1,0 +1,157 @@
+//! The worker threads as control sees them: started, woken, listened to, replaced when one panics, stopped.
+
+use crate::frame::{FramePool, Umem};
+use crate::snapshot::Reader;
+use crate::worker::{Command, Counters, Event, Mailbox, Waker, Worker};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Slots of each worker's pool: rings and queues of an uplink and some dozens of pods, and super-frames in flight.
+const SMALL_SLOTS: u32 = 8192;
+const BIG_SLOTS: u32 = 128;
+/// This many panics within [`PANIC_WINDOW`] are no accident any more.
+const PANICS: usize = 3;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
+
+/// All workers.
+pub struct Workers {
+    waker: Arc<Waker>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    counters: Vec<Arc<Counters>>,
+    umems: Vec<Umem>,
+    threads: Vec<Option<JoinHandle<()>>>,
+    panics: VecDeque<Instant>,
+}
+
+impl Workers {
+    /// One worker per reader. Errors: no memory for pools, no thread.
+    pub fn start(readers: Vec<Reader>) -> io::Result<Workers> {
+        let mut w = Workers {
+            waker: Arc::new(Waker::new()?),
+            mailboxes: Vec::new(),
+            counters: Vec::new(),
+            umems: Vec::new(),
+            threads: Vec::new(),
+            panics: VecDeque::new(),
+        };
+        for (index, reader) in readers.into_iter().enumerate() {
+            w.mailboxes.push(Arc::new(Mailbox::new(w.waker.clone())?));
+            w.counters.push(Arc::default());
+            let (umem, thread) = w.spawn(index, reader)?;
+            w.umems.push(umem);
+            w.threads.push(Some(thread));
+        }
+        Ok(w)
+    }
+
+    fn spawn(&self, index: usize, reader: Reader) -> io::Result<(Umem, JoinHandle<()>)> {
+        let pool = FramePool::new(SMALL_SLOTS, BIG_SLOTS)?;
+        let umem = pool.umem();
+        let worker = Worker::new(index, pool, reader, self.mailboxes[index].clone(), self.counters[index].clone())?;
+        Ok((umem, worker.start()?))
+    }
+
+    pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+        self.mailboxes.clone()
+    }
+
+    pub fn counters(&self) -> Vec<Arc<Counters>> {
+        self.counters.clone()
+    }
+
+    /// The memory of each worker's pool, as long as the worker lives.
+    pub fn umems(&self) -> &[Umem] {
+        &self.umems
+    }
+
+    /// Everything that workers reported since the last call.
+    pub fn events(&self) -> Vec<Event> {
+        self.waker.clear();
+        self.mailboxes.iter().flat_map(|m| std::iter::from_fn(|| m.events.pop())).collect()
+    }
+
+    /// Has every worker take up the newest snapshot now.
+    pub fn wake(&self) {
+        self.mailboxes.iter().for_each(|m| m.worker_waker.wake());
+    }
+
+    /// Notes a panic; false when there were too many lately.
+    pub fn may_restart(&mut self, now: Instant) -> bool {
+        while self.panics.front().is_some_and(|t| now.saturating_duration_since(*t) > PANIC_WINDOW) {
+            self.panics.pop_front();
+        }
+        self.panics.push_back(now);
+        self.panics.len() < PANICS
+    }
+
+    /// Puts a new worker, with a new pool, in the place of one that died.
+    pub fn restart(&mut self, index: usize, reader: Reader) -> io::Result<()> {
+        if let Some(thread) = self.threads[index].take() {
+            // It has sent its last event already.
+            let _ = thread.join();
+        }
+        // What was meant for the old one is of no use to the new one.
+        while self.mailboxes[index].commands.pop().is_some() {}
+        let (umem, thread) = self.spawn(index, reader)?;
+        self.umems[index] = umem;
+        self.threads[index] = Some(thread);
+        Ok(())
+    }
+
+    /// Stops all workers and waits for them; their ports are closed then.
+    pub fn stop(&mut self) {
+        for (mailbox, thread) in self.mailboxes.iter().zip(&mut self.threads) {
+            let Some(thread) = thread.take() else { continue };
+            // A full mailbox is being emptied by the worker.
+            while mailbox.command(Command::Stop).is_err() && !thread.is_finished() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let _ = thread.join();
+        }
+    }
+}
+
+impl AsFd for Workers {
+    /// Readable when [`Workers::events`] has something to return.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot;
+
+    #[test]
+    fn start_restart_stop() {
+        let (publisher, readers) = snapshot::channel(2);
+        let mut w = Workers::start(readers).unwrap();
+        assert_eq!((w.mailboxes().len(), w.counters().len(), w.umems().len()), (2, 2, 2));
+        // Stands for a worker that died: its thread has ended before it is replaced.
+        while w.mailboxes[1].command(Command::Stop).is_err() {}
+        w.restart(1, publisher.reader(1)).unwrap_or_else(|e| panic!("{e}"));
+        w.stop();
+        assert!(w.threads.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn three_panics_in_a_minute_are_too_many() {
+        let (_, readers) = snapshot::channel(0);
+        let mut w = Workers::start(readers).unwrap();
+        let t = Instant::now();
+        assert!(w.may_restart(t) && w.may_restart(t + Duration::from_secs(1)));
+        assert!(!w.may_restart(t + Duration::from_secs(2)));
+        assert!(w.may_restart(t + Duration::from_secs(70)));
+    }
+}

@@ -1,0 +1,215 @@
+//! One route and what is known of ports and neighbours make one adjacency. Pure.
+
+use super::{Inputs, ipip_mtu, vxlan_mtu};
+use crate::control::desired::{Route, ThisNode};
+use crate::control::netlink::view::next_hop;
+use crate::control::netlink::{NextHop, routes};
+use crate::drop::{DropReason, PuntReason};
+use crate::encap::rewrite::{self, MacPair};
+use crate::fib::{AdjKind, Adjacency, Rewrite};
+use crate::frame::{GsoSet, PortId};
+use crate::port::{Caps, Medium, TxCsum};
+use crate::wire::Mac;
+use ipnet::Ipv4Net;
+use prefix_trie::PrefixMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// A port that frames can leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Out {
+    pub id: PortId,
+    /// The I/O method's name.
+    pub driver: &'static str,
+    pub medium: Medium,
+    /// Interface's MTU, bytes from L3 on.
+    pub mtu: u16,
+    pub gso: GsoSet,
+    pub partial_csum: bool,
+}
+
+impl Out {
+    /// A port with these capabilities under this number, on an interface with this MTU.
+    pub fn new(id: PortId, caps: &Caps, mtu: u32) -> Out {
+        Out {
+            id,
+            driver: caps.driver,
+            medium: caps.medium,
+            mtu: super::mtu16(mtu),
+            gso: caps.gso,
+            partial_csum: caps.tx_csum == TxCsum::Port,
+        }
+    }
+}
+
+/// The interface towards other nodes and the ports on it; one port may serve for all three.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    pub dev: u32,
+    pub name: String,
+    pub mac: Mac,
+    pub mtu: u16,
+    pub vxlan: Option<Out>,
+    pub ipip: Option<Out>,
+    pub direct: Option<Out>,
+}
+
+/// A pod's open port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub out: Out,
+    /// The pod's MAC, where we set it or learned it.
+    pub mac: Option<Mac>,
+}
+
+/// The ports that are open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    pub uplink: Option<Underlay>,
+    pub host: Option<Out>,
+    /// By endpoint name, as in `Desired::endpoints`.
+    pub workloads: BTreeMap<String, Workload>,
+}
+
+/// What the adjacencies of one update are built from, and what building them brought up.
+pub struct Context<'a> {
+    inputs: Inputs<'a>,
+    node: &'a ThisNode,
+    /// Kernel routes out of the uplink.
+    routes: PrefixMap<Ipv4Net, Option<Ipv4Addr>>,
+    pub hops: BTreeSet<NextHop>,
+    pub warnings: Vec<String>,
+    unreachable: BTreeSet<Ipv4Addr>,
+}
+
+/// The way to a node over the underlay.
+enum Way {
+    /// The medium needs no MAC, or it is known: (next hop's, ours).
+    Ready(MacPair),
+    /// The next hop's MAC is not known yet.
+    Unresolved(Ipv4Addr),
+    /// No route leads there.
+    Unreachable,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(inputs: Inputs<'a>, node: &'a ThisNode) -> Context<'a> {
+        // Our own routes for unencapsulated blocks say nothing about how to reach a node.
+        let routes = inputs.ports.uplink.as_ref().map(|u| inputs.view.routes_by(u.dev, routes::PROTOCOL)).unwrap_or_default();
+        Context { inputs, node, routes, hops: BTreeSet::new(), warnings: Vec::new(), unreachable: BTreeSet::new() }
+    }
+
+    /// The adjacency for one route.
+    pub fn build(&mut self, prefix: Ipv4Net, route: &Route) -> Adjacency {
+        match route {
+            Route::Local { endpoint } => self.local(prefix, endpoint),
+            Route::Vxlan { address, mac, .. } => self.remote(
+                AdjKind::Vxlan,
+                |u| u.vxlan,
+                vxlan_mtu,
+                *address,
+                |n, out, link| {
+                    let vtep = MacPair { dst: *mac, src: n.vtep_mac };
+                    match out.medium {
+                        Medium::Ethernet => rewrite::vxlan_ethernet(link, n.address.addr(), *address, n.vxlan_port, n.vni, vtep),
+                        Medium::VxlanUdp | Medium::Ip => rewrite::vxlan_udp(n.vni, vtep),
+                    }
+                },
+            ),
+            Route::Ipip { address, .. } => self.remote(
+                AdjKind::Ipip,
+                |u| u.ipip,
+                ipip_mtu,
+                *address,
+                |n, out, link| match out.medium {
+                    Medium::Ethernet => rewrite::ipip_ethernet(link, n.address.addr(), *address),
+                    Medium::VxlanUdp | Medium::Ip => rewrite::ipip_ip(n.address.addr(), *address),
+                },
+            ),
+            Route::Direct { address, .. } => self.remote(
+                AdjKind::Direct,
+                |u| u.direct,
+                |_, mtu| mtu,
+                *address,
+                |_, out, link| match out.medium {
+                    Medium::Ethernet => rewrite::ethernet(link),
+                    Medium::VxlanUdp | Medium::Ip => Rewrite::EMPTY,
+                },
+            ),
+            Route::Host => self.punt(PuntReason::HostAddress),
+            Route::Blackhole => Adjacency::drop(DropReason::Blackhole),
+            Route::Drop { .. } => Adjacency::drop(DropReason::RouteDrop),
+        }
+    }
+
+    /// Hand to the host stack. Without a host device the worker counts host-unavailable.
+    pub fn punt(&self, reason: PuntReason) -> Adjacency {
+        let kind = AdjKind::Punt(reason);
+        match &self.inputs.ports.host {
+            Some(out) => towards(kind, out, out.mtu, Rewrite::EMPTY),
+            None => Adjacency { kind, ..Adjacency::drop(DropReason::HostUnavailable) },
+        }
+    }
+
+    fn local(&self, prefix: Ipv4Net, endpoint: &str) -> Adjacency {
+        let Some(w) = self.inputs.ports.workloads.get(endpoint) else {
+            return Adjacency::drop(DropReason::PortGone);
+        };
+        let known = w.mac.or_else(|| self.inputs.desired.endpoints.get(endpoint).and_then(|e| e.mac));
+        match (w.out.medium, known) {
+            (Medium::Ethernet, Some(mac)) => {
+                towards(AdjKind::Deliver, &w.out, w.out.mtu, rewrite::ethernet(MacPair { dst: mac, src: Mac::GATEWAY }))
+            }
+            (Medium::Ethernet, None) => {
+                Adjacency { peer: prefix.addr().into(), ..towards(AdjKind::Glean, &w.out, w.out.mtu, Rewrite::EMPTY) }
+            }
+            _ => towards(AdjKind::Deliver, &w.out, w.out.mtu, Rewrite::EMPTY),
+        }
+    }
+
+    /// Towards a node: `pick` chooses the uplink's port, `mtu` and `rewrite` what the encapsulation makes of it.
+    fn remote(
+        &mut self,
+        kind: AdjKind,
+        pick: impl Fn(&Underlay) -> Option<Out>,
+        mtu: impl Fn(&ThisNode, u16) -> u16,
+        address: Ipv4Addr,
+        rewrite: impl Fn(&ThisNode, &Out, MacPair) -> Rewrite,
+    ) -> Adjacency {
+        let Some((uplink, out)) = self.inputs.ports.uplink.as_ref().and_then(|u| pick(u).map(|o| (u, o))) else {
+            return Adjacency::drop(DropReason::PortGone);
+        };
+        let mtu = mtu(self.node, uplink.mtu);
+        match self.way(uplink, &out, address) {
+            Way::Ready(link) => Adjacency { peer: address.into(), ..towards(kind, &out, mtu, rewrite(self.node, &out, link)) },
+            Way::Unresolved(hop) => {
+                Adjacency { kind: AdjKind::Glean, mtu, peer: hop.into(), ..Adjacency::drop(DropReason::NeighbourUnresolved) }
+            }
+            Way::Unreachable => Adjacency::drop(DropReason::RouteDrop),
+        }
+    }
+
+    fn way(&mut self, uplink: &Underlay, out: &Out, address: Ipv4Addr) -> Way {
+        if out.medium != Medium::Ethernet {
+            return Way::Ready(MacPair { dst: Mac::default(), src: Mac::default() });
+        }
+        let Some(hop) = next_hop(&self.routes, uplink.dev, address) else {
+            if self.unreachable.insert(address) {
+                self.warnings.push(format!(
+                    "no route to node {address} out of {}: add one, or correct the node's address; its blocks are dropped",
+                    uplink.name
+                ));
+            }
+            return Way::Unreachable;
+        };
+        self.hops.insert(hop);
+        match self.inputs.view.neighbours.get(&(hop.dev, hop.address)).and_then(|n| n.mac) {
+            Some(mac) => Way::Ready(MacPair { dst: mac, src: uplink.mac }),
+            None => Way::Unresolved(hop.address),
+        }
+    }
+}
+
+fn towards(kind: AdjKind, out: &Out, mtu: u16, rewrite: Rewrite) -> Adjacency {
+    Adjacency { rewrite, kind, port: out.id, mtu, gso: out.gso, partial_csum: out.partial_csum, peer: Ipv4Addr::UNSPECIFIED.into() }
+}

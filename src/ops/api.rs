@@ -1,0 +1,486 @@
+//! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
+//! Small enough to be written out here, plain enough for `curl --unix-socket`.
+
+use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+/// Where the daemon listens and the CLI asks unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/tortie/tortie.sock";
+/// Longest request, bytes: a request line and the headers that curl sends are a tenth of it.
+const MAX_REQUEST: usize = 8192;
+/// Connections answered at the same time; more wait in the socket's backlog.
+const MAX_CONNECTIONS: usize = 16;
+/// A connection that takes longer is closed.
+const CONNECTION_TIME: Duration = Duration::from_secs(15);
+/// Longest answer that the client reads, bytes: a million routes are a quarter of it.
+const MAX_ANSWER: u64 = 1 << 30;
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    Fib,
+    Fdb,
+    Neigh,
+    Ports,
+    Drops,
+    Counters,
+    Status,
+}
+
+impl Resource {
+    pub const ALL: [Resource; 7] =
+        [Resource::Fib, Resource::Fdb, Resource::Neigh, Resource::Ports, Resource::Drops, Resource::Counters, Resource::Status];
+
+    /// Path of the resource in a request.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Resource::Fib => "/v1/fib",
+            Resource::Fdb => "/v1/fdb",
+            Resource::Neigh => "/v1/neigh",
+            Resource::Ports => "/v1/ports",
+            Resource::Drops => "/v1/drops",
+            Resource::Counters => "/v1/counters",
+            Resource::Status => "/v1/status",
+        }
+    }
+
+    fn render(self, s: &dyn Source) -> serde_json::Result<Vec<u8>> {
+        match self {
+            Resource::Fib => serde_json::to_vec(&s.fib()),
+            Resource::Fdb => serde_json::to_vec(&s.fdb()),
+            Resource::Neigh => serde_json::to_vec(&s.neigh()),
+            Resource::Ports => serde_json::to_vec(&s.ports()),
+            Resource::Drops => serde_json::to_vec(&s.drops()),
+            Resource::Counters => serde_json::to_vec(&s.counters()),
+            Resource::Status => serde_json::to_vec(&s.status()),
+        }
+    }
+}
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("another daemon answers on {}: stop it, or give this one its own `api: {{socket: PATH}}`", path.display())]
+    InUse { path: PathBuf },
+    #[error("{} exists and is not a socket: remove it, or set another `api: {{socket: PATH}}`", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("API socket: cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// A bound API socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    inner: StdListener,
+    path: PathBuf,
+    /// Device and inode, so that a successor's file is never removed.
+    identity: (u64, u64),
+}
+
+/// Binds `path` (mode 0660, missing parent folder made) and replaces the file of a daemon that died.
+/// Errors when another daemon answers there.
+pub fn bind(path: &Path) -> Result<Listener, ServeError> {
+    let fail = |what| move |source| ServeError::Io { what, path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Ok(m) if !m.file_type().is_socket() => return Err(ServeError::NotASocket { path: path.to_owned() }),
+        Ok(_) => match StdStream::connect(path) {
+            Ok(_) => return Err(ServeError::InUse { path: path.to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(e) => return Err(fail("connect to")(e)),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(fail("make the folder of"))?;
+            }
+        }
+        Err(e) => return Err(fail("look at")(e)),
+    }
+    // Bound under another name and renamed: the path never shows a socket with the wrong mode, and a stale
+    // file is replaced in one step.
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let _ = fs::remove_file(&temporary);
+    let inner = StdListener::bind(&temporary).map_err(fail("bind"))?;
+    let finish = || -> io::Result<(u64, u64)> {
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o660))?;
+        inner.set_nonblocking(true)?;
+        let m = fs::symlink_metadata(&temporary)?;
+        fs::rename(&temporary, path)?;
+        Ok((m.dev(), m.ino()))
+    };
+    match finish() {
+        Ok(identity) => Ok(Listener { inner, path: path.to_owned(), identity }),
+        Err(e) => {
+            let _ = fs::remove_file(&temporary);
+            Err(fail("set up")(e))
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Answers requests until the returned future is dropped, which also ends open connections and removes the
+/// socket's file. Must run inside a tokio runtime with I/O and time enabled. Errors only if the socket cannot
+/// be registered with the runtime.
+pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()> {
+    let socket = UnixListener::from_std(listener.inner.try_clone()?)?;
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        if open.len() >= MAX_CONNECTIONS {
+            open.join_next().await;
+        }
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let source = source.clone();
+                open.spawn(async move {
+                    match tokio::time::timeout(CONNECTION_TIME, answer(stream, source)).await {
+                        Ok(Err(e)) => tracing::debug!("API connection: {e}"),
+                        Err(_) => tracing::debug!("API connection closed after {} s", CONNECTION_TIME.as_secs()),
+                        Ok(Ok(())) => {}
+                    }
+                });
+            }
+            Err(e) => {
+                // Out of descriptors, mostly: forwarding goes on, and so does the API once it is over.
+                tracing::warn!("API socket: accept: {e}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// Reads one request and writes its answer.
+async fn answer(mut stream: UnixStream, source: Arc<dyn Source>) -> io::Result<()> {
+    let mut request = Vec::with_capacity(1024);
+    let (status, body) = loop {
+        let mut chunk = [0u8; 1024];
+        let n = stream.read(&mut chunk).await?;
+        request.extend_from_slice(&chunk[..n]);
+        if let Some(end) = head_end(&request) {
+            break respond(&request[..end], source).await;
+        }
+        if n == 0 {
+            return Ok(());
+        }
+        if request.len() >= MAX_REQUEST {
+            break ("431 Request Header Fields Too Large", error_body("the request is longer than 8192 bytes"));
+        }
+    };
+    let allow = if status.starts_with("405") { "Allow: GET\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{allow}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await
+}
+
+/// Where the request's head ends: after the first empty line.
+fn head_end(b: &[u8]) -> Option<usize> {
+    b.windows(4).position(|w| w == b"\r\n\r\n").or_else(|| b.windows(2).position(|w| w == b"\n\n"))
+}
+
+/// Status line and body for a request's head.
+async fn respond(head: &[u8], source: Arc<dyn Source>) -> (&'static str, Vec<u8>) {
+    let line = head.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+    let Ok(line) = std::str::from_utf8(line) else {
+        return ("400 Bad Request", error_body("the request line is not text"));
+    };
+    let mut words = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
+        return ("400 Bad Request", error_body("expected: GET /v1/status HTTP/1.1"));
+    };
+    if !version.starts_with("HTTP/1.") {
+        return ("505 HTTP Version Not Supported", error_body("HTTP/1.1 only"));
+    }
+    if method != "GET" {
+        return ("405 Method Not Allowed", error_body("only GET"));
+    }
+    let path = target.split('?').next().unwrap_or(target);
+    let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
+        let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
+        return ("404 Not Found", error_body(&format!("no such resource; there are {}", known.join(", "))));
+    };
+    // Rows of a million routes take a while to write: not on the thread that runs the control plane.
+    match tokio::task::spawn_blocking(move || resource.render(&*source)).await {
+        Ok(Ok(body)) => ("200 OK", body),
+        Ok(Err(e)) => ("500 Internal Server Error", error_body(&e.to_string())),
+        Err(e) => ("500 Internal Server Error", error_body(&e.to_string())),
+    }
+}
+
+fn error_body(message: &str) -> Vec<u8> {
+    serde_json::json!({ "error": message }).to_string().into_bytes()
+}
+
+/// Why the daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no daemon answers on {}: is `tortie run` running? For another socket use --socket PATH", path.display())]
+    NoDaemon { path: PathBuf },
+    #[error("no permission to use {}: run as root, or as a member of the socket's group", path.display())]
+    Permission { path: PathBuf },
+    #[error("the daemon on {} did not answer in time", path.display())]
+    Timeout { path: PathBuf },
+    #[error("the daemon on {} refused {resource}: {status}: {message}", path.display())]
+    Refused { path: PathBuf, resource: &'static str, status: String, message: String },
+    #[error("not an answer of tortie on {}: {what}", path.display())]
+    Malformed { path: PathBuf, what: String },
+    #[error("talking to {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Asks a daemon; blocking, for the CLI and the lab.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+    timeout: Duration,
+}
+
+impl Client {
+    pub fn new(path: &Path) -> Client {
+        Client { path: path.to_owned(), timeout: CONNECTION_TIME }
+    }
+
+    pub fn fib(&self) -> Result<Vec<FibRow>, ClientError> {
+        self.get(Resource::Fib)
+    }
+    pub fn fdb(&self) -> Result<Vec<FdbRow>, ClientError> {
+        self.get(Resource::Fdb)
+    }
+    pub fn neigh(&self) -> Result<Vec<NeighRow>, ClientError> {
+        self.get(Resource::Neigh)
+    }
+    pub fn ports(&self) -> Result<Vec<PortRow>, ClientError> {
+        self.get(Resource::Ports)
+    }
+    pub fn drops(&self) -> Result<Vec<DropRow>, ClientError> {
+        self.get(Resource::Drops)
+    }
+    pub fn counters(&self) -> Result<Vec<CounterRow>, ClientError> {
+        self.get(Resource::Counters)
+    }
+    pub fn status(&self) -> Result<StatusRow, ClientError> {
+        self.get(Resource::Status)
+    }
+
+    fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
+        let body = self.body(r)?;
+        serde_json::from_slice(&body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
+    }
+
+    /// The JSON that the daemon sent.
+    pub fn body(&self, r: Resource) -> Result<Vec<u8>, ClientError> {
+        let answer = self.exchange(r.path()).map_err(|e| self.explain(e))?;
+        let end = head_end(&answer).ok_or_else(|| self.malformed("no HTTP head"))?;
+        let head = std::str::from_utf8(&answer[..end]).map_err(|_| self.malformed("the HTTP head is not text"))?;
+        let body = &answer[(end + 4).min(answer.len())..];
+        let status = head.lines().next().and_then(|l| l.strip_prefix("HTTP/1.1 ")).ok_or_else(|| self.malformed("no HTTP status line"))?;
+        if !status.starts_with("200") {
+            let message = serde_json::from_slice::<serde_json::Value>(body).ok();
+            let message = message.as_ref().and_then(|v| v["error"].as_str()).unwrap_or("no reason given").to_owned();
+            return Err(ClientError::Refused { path: self.path.clone(), resource: r.path(), status: status.to_owned(), message });
+        }
+        let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).and_then(|l| l.parse::<usize>().ok());
+        if length != Some(body.len()) {
+            return Err(self.malformed("the answer was cut off"));
+        }
+        Ok(body.to_vec())
+    }
+
+    fn exchange(&self, path: &str) -> io::Result<Vec<u8>> {
+        let mut s = StdStream::connect(&self.path)?;
+        s.set_read_timeout(Some(self.timeout))?;
+        s.set_write_timeout(Some(self.timeout))?;
+        s.write_all(format!("GET {path} HTTP/1.1\r\nHost: tortie\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = Vec::new();
+        s.take(MAX_ANSWER).read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn explain(&self, source: io::Error) -> ClientError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon { path },
+            io::ErrorKind::PermissionDenied => ClientError::Permission { path },
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout { path },
+            _ => ClientError::Io { path, source },
+        }
+    }
+
+    fn malformed(&self, what: &str) -> ClientError {
+        ClientError::Malformed { path: self.path.clone(), what: what.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Source for Fixed {
+        fn fib(&self) -> Vec<FibRow> {
+            (0..5000)
+                .map(|i| FibRow {
+                    prefix: format!("10.{}.{}.0/26", i / 256, i % 256),
+                    kind: "vxlan".into(),
+                    via: Some("10.244.1.0".parse().unwrap()),
+                    node: Some("n2".into()),
+                    port: Some("eth0".into()),
+                    mtu: Some(1450),
+                    packets: Some(i),
+                })
+                .collect()
+        }
+        fn fdb(&self) -> Vec<FdbRow> {
+            vec![FdbRow { mac: "66:b6:a5:9d:e1:c9".into(), dst: "10.0.0.2".parse().unwrap(), node: "n2".into(), vni: 4096 }]
+        }
+        fn neigh(&self) -> Vec<NeighRow> {
+            vec![]
+        }
+        fn ports(&self) -> Vec<PortRow> {
+            vec![]
+        }
+        fn drops(&self) -> Vec<DropRow> {
+            vec![DropRow { reason: "no-route".into(), packets: 3 }]
+        }
+        fn counters(&self) -> Vec<CounterRow> {
+            vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
+        }
+        fn status(&self) -> StatusRow {
+            panic!("a source that fails must not take the API down")
+        }
+    }
+
+    /// A server on its own thread and runtime; stops and removes its socket when dropped.
+    struct Server {
+        dir: tempfile::TempDir,
+        stop: Option<tokio::sync::oneshot::Sender<()>>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    impl Server {
+        fn start() -> Server {
+            let dir = tempfile::tempdir().unwrap();
+            let listener = bind(&dir.path().join("sub/api.sock")).unwrap();
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let thread = std::thread::spawn(move || {
+                let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                rt.block_on(async {
+                    tokio::select! { r = serve(listener, Arc::new(Fixed)) => r.unwrap(), _ = stopped => {} }
+                });
+            });
+            Server { dir, stop: Some(stop), thread: Some(thread) }
+        }
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("sub/api.sock")
+        }
+        fn raw(&self, request: &[u8]) -> String {
+            let mut s = StdStream::connect(self.path()).unwrap();
+            s.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            // The server may answer and close before it has read everything.
+            let _ = s.write_all(request);
+            let mut out = Vec::new();
+            let _ = s.read_to_end(&mut out);
+            String::from_utf8(out).unwrap()
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.stop.take().unwrap().send(());
+            self.thread.take().unwrap().join().unwrap();
+        }
+    }
+
+    #[test]
+    fn rows_arrive_as_they_were_sent() {
+        let server = Server::start();
+        let client = Client::new(&server.path());
+        assert_eq!(client.fib().unwrap(), Fixed.fib());
+        assert_eq!(client.fdb().unwrap(), Fixed.fdb());
+        assert_eq!(client.drops().unwrap(), Fixed.drops());
+        assert_eq!(client.counters().unwrap(), Fixed.counters());
+        let mode = fs::metadata(server.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+    }
+
+    #[test]
+    fn a_failing_source_is_a_500_and_the_next_request_works() {
+        let server = Server::start();
+        let client = Client::new(&server.path());
+        assert!(matches!(client.status(), Err(ClientError::Refused { status, .. }) if status.starts_with("500")));
+        assert!(client.drops().is_ok());
+    }
+
+    #[test]
+    fn bad_requests_get_their_status() {
+        let server = Server::start();
+        for (request, status) in [
+            ("POST /v1/fib HTTP/1.1\r\n\r\n", "405"),
+            ("GET /v1/nothing HTTP/1.1\r\n\r\n", "404"),
+            ("GET /v1/fdb HTTP/2\r\n\r\n", "505"),
+            ("rubbish\r\n\r\n", "400"),
+            ("GET /v1/fdb?x=1 HTTP/1.0\r\nHost: a\r\n\r\n", "200"),
+            ("GET /v1/fdb HTTP/1.1\n\n", "200"),
+        ] {
+            let answer = server.raw(request.as_bytes());
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request:?}: {answer}");
+        }
+        assert!(server.raw(&[b'x'; MAX_REQUEST]).starts_with("HTTP/1.1 431"));
+        assert!(server.raw(b"\xff\xfe \r\n\r\n").starts_with("HTTP/1.1 400"));
+    }
+
+    #[test]
+    fn idle_connections_do_not_shut_others_out() {
+        let server = Server::start();
+        let _idle: Vec<_> = (0..MAX_CONNECTIONS - 1).map(|_| StdStream::connect(server.path()).unwrap()).collect();
+        assert!(Client::new(&server.path()).fdb().is_ok());
+    }
+
+    #[test]
+    fn a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        drop(StdListener::bind(&path).unwrap());
+        assert!(path.exists());
+        assert!(matches!(Client::new(&path).fdb(), Err(ClientError::NoDaemon { .. })));
+        let first = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(ServeError::InUse { .. })));
+        drop(first);
+        assert!(!path.exists(), "the file goes with the listener");
+        fs::write(&path, "").unwrap();
+        assert!(matches!(bind(&path), Err(ServeError::NotASocket { .. })));
+    }
+
+    #[test]
+    fn a_listener_leaves_its_successors_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let first = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+}

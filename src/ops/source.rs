@@ -1,0 +1,136 @@
+//! The API's rows from the daemon's facts and the workers' counters.
+
+use super::api;
+use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use crate::control::daemon::{self, DaemonError, Service};
+use crate::control::facts::{PortTotals, Shared};
+use crate::drop::DropReason;
+use crate::worker::Counters;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Runs the node daemon with the API on its socket, until SIGTERM or SIGINT.
+pub fn run(config: &Path) -> Result<(), DaemonError> {
+    daemon::run(config, serve)
+}
+
+fn serve(socket: &Path, shared: Arc<Shared>) -> Result<Service, Box<dyn std::error::Error + Send + Sync>> {
+    let listener = api::bind(socket)?;
+    Ok(Box::pin(api::serve(listener, shared)))
+}
+
+impl Source for Shared {
+    fn fib(&self) -> Vec<FibRow> {
+        let row = |r| {
+            let route: &crate::control::facts::RouteFact = r;
+            FibRow {
+                prefix: route.prefix.to_string(),
+                kind: route.route.kind().into(),
+                via: route.route.via(),
+                node: route.route.node().map(Into::into),
+                port: route.port.clone(),
+                mtu: route.mtu,
+                packets: self.packets(route),
+            }
+        };
+        self.facts().routes.iter().map(row).collect()
+    }
+
+    fn fdb(&self) -> Vec<FdbRow> {
+        let facts = self.facts();
+        let rows = facts.vteps.iter();
+        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.clone(), vni: facts.vni }).collect()
+    }
+
+    fn neigh(&self) -> Vec<NeighRow> {
+        let facts = self.facts();
+        let row = |n: &crate::control::facts::NeighFact| NeighRow {
+            address: n.address.into(),
+            dev: n.dev.clone(),
+            mac: n.mac.map(|m| m.to_string()),
+            state: n.state.into(),
+            node: n.node.clone(),
+        };
+        facts.neighbours.iter().map(row).collect()
+    }
+
+    fn ports(&self) -> Vec<PortRow> {
+        let facts = self.facts();
+        let row = |p: &crate::control::ports::PortFact| {
+            let t = PortTotals::of(self.counters(), p.id).since(p.base);
+            PortRow {
+                id: p.id.0,
+                name: p.name.clone(),
+                role: p.role.into(),
+                driver: p.driver.map(Into::into),
+                refused: p.refused.clone(),
+                state: p.state.clone(),
+                mtu: p.mtu,
+                queues: p.queues,
+                rx_frames: t.rx_frames,
+                rx_bytes: t.rx_bytes,
+                tx_frames: t.tx_frames,
+                tx_bytes: t.tx_bytes,
+                tx_dropped: t.tx_dropped,
+            }
+        };
+        facts.ports.iter().map(row).collect()
+    }
+
+    fn drops(&self) -> Vec<DropRow> {
+        let sum = |r: &DropReason| self.counters().iter().map(|c| c.dropped[r.index()].get()).sum();
+        DropReason::ALL.iter().map(|r| DropRow { reason: r.name().into(), packets: sum(r) }).collect()
+    }
+
+    fn counters(&self) -> Vec<CounterRow> {
+        let mut rows: Vec<CounterRow> = self.counters().iter().enumerate().map(|(i, c)| counter_row(i, c)).collect();
+        let mut total = CounterRow { worker: "total".into(), ..CounterRow::default() };
+        for r in &rows {
+            total.received += r.received;
+            total.generated += r.generated;
+            total.sent += r.sent;
+            total.punted += r.punted;
+            total.dropped += r.dropped;
+            total.held += r.held;
+            total.turns += r.turns;
+            total.idle_turns += r.idle_turns;
+            total.sleeps += r.sleeps;
+            total.events_lost += r.events_lost;
+        }
+        rows.push(total);
+        rows
+    }
+
+    fn status(&self) -> StatusRow {
+        let facts = self.facts();
+        StatusRow {
+            node: facts.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            in_sync: facts.in_sync,
+            generation: facts.generation,
+            workers: self.counters().len() as u16,
+            uplink: facts.uplink.clone(),
+            address: facts.address,
+            tunnel_address: facts.tunnel_address,
+            pod_mtu: facts.pod_mtu,
+            problems: facts.problems.clone(),
+        }
+    }
+}
+
+fn counter_row(index: usize, c: &Counters) -> CounterRow {
+    CounterRow {
+        worker: index.to_string(),
+        received: c.received.get(),
+        generated: c.generated.get(),
+        sent: c.sent.get(),
+        punted: c.punted.iter().map(|p| p.get()).sum(),
+        dropped: c.dropped.iter().map(|d| d.get()).sum(),
+        held: c.held.get(),
+        turns: c.turns.get(),
+        idle_turns: c.idle_turns.get(),
+        sleeps: c.sleeps.get(),
+        events_lost: c.events_lost.get(),
+    }
+}

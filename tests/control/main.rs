@@ -1,0 +1,9 @@
+//! The control plane up to what should be in force: manifests in, desired routes out.
+
+mod calc;
+mod faults;
+mod golden;
+mod history;
+mod samples;
+mod store;
+mod support;
