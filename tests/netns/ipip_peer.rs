@@ -1,8 +1,9 @@
 //! A node that speaks IP-in-IP, written here over a raw socket with headers by etherparse, as the other end of a
-//! worker with real ports.
+//! worker with real ports; and two such workers with TCP between their pods.
 
-use crate::kernel_node::NODE;
-use crate::router::{Mode, ROUTER, ROUTER_POD, Router, ping, router_side, underlay};
+use crate::kernel_node::{NODE, POD};
+use crate::router::{Mode, ROUTER, ROUTER_POD, Router, Site, add_address, first_site, node_and_pod, ping, second_site, underlay};
+use crate::wire::transfer;
 use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, Ipv4HeaderSlice};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -119,19 +120,20 @@ fn answer(socket: &OwnedFd, p: &[u8], seen: &Mutex<Vec<(Ipv4Header, Ipv4Header)>
     send(socket, NODE, &packet);
 }
 
-fn start_router(node: &Namespace) -> Router {
-    let spec = RawSpec { node: ROUTER, queues: 1, interface: "eth0" };
+fn start_router(node: &Namespace, own: Site, other: Site) -> Router {
+    let spec = RawSpec { node: own.node, queues: 1, interface: "eth0" };
     let uplink = node.run(|| raw::open(&spec)).unwrap().remove(0);
-    Router::start(node, Mode::Ipip, Box::new(uplink), MTU)
+    Router::start(node, (own, other), Mode::Ipip, Box::new(uplink), MTU)
 }
 
 #[test]
 fn a_raw_socket_peer_is_understood() {
     let other = Namespace::new("peer");
-    let (node, pod) = router_side(1500);
+    let (node, pod) = node_and_pod(second_site(), 1500);
     underlay(&other, &node);
-    other.sh(&format!("ip addr add {NODE}/24 dev eth0"));
-    let router = start_router(&node);
+    add_address(&other, first_site());
+    add_address(&node, second_site());
+    let router = start_router(&node, second_site(), first_site());
     let peer = Peer::start(&other);
     // Don't Fragment and the congestion bits of the inner header show outside.
     for (options, df, tos, ecn) in
@@ -178,4 +180,27 @@ fn only_known_senders(other: &Namespace, pod: &Namespace, router: &Router, peer:
     let mut buf = [0; 16];
     let n = socket.recv(&mut buf).unwrap();
     assert_eq!(&buf[..n], b"right");
+}
+
+#[test]
+fn two_workers_carry_tcp() {
+    const BULK: usize = 20_000_000;
+    let (first, second) = (first_site(), second_site());
+    let ((node_a, pod_a), (node_b, pod_b)) = (node_and_pod(first, MTU), node_and_pod(second, MTU));
+    underlay(&node_a, &node_b);
+    add_address(&node_a, first);
+    add_address(&node_b, second);
+    let (a, b) = (start_router(&node_a, first, second), start_router(&node_b, second, first));
+    ping(&pod_a, "-c 3 -M do -s 1452", ROUTER_POD);
+    for offloads in [true, false] {
+        pod_a.offloads("eth0", offloads);
+        pod_b.offloads("eth0", offloads);
+        transfer(&pod_a, &pod_b, &format!("{ROUTER_POD}:5001"), BULK);
+        transfer(&pod_b, &pod_a, &format!("{POD}:5001"), BULK);
+    }
+    for router in [a, b] {
+        let lost = [DropReason::SegmentFailed, DropReason::TxError, DropReason::TxTooBig, DropReason::RxError, DropReason::MtuExceeded];
+        assert!(lost.iter().all(|r| router.dropped(*r) == 0), "{}", router.drops());
+        router.stop();
+    }
 }

@@ -1,7 +1,7 @@
 //! A node of this crate on real ports: a pod on a veth pair, an underlay, and a worker on its own thread that
-//! works by a snapshot written here. The other node is 10.0.0.1 with the pods 10.244.1.0/24.
+//! works by a snapshot written here.
 
-use crate::kernel_node::{LOCAL_BLOCK, NODE, NODE_LINK, PEER, PEER_LINK, REMOTE_BLOCK, node_vtep, peer_vtep};
+use crate::kernel_node::{LOCAL_BLOCK, NODE, NODE_LINK, PEER, PEER_LINK, POD, POD_MAC, REMOTE_BLOCK, node_vtep, peer_vtep};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,10 +16,32 @@ use tortie::testing::netns::{Namespace, veth};
 use tortie::wire::{Mac, vxlan::Vni};
 use tortie::worker::{Command, Counters, Mailbox, Waker, Worker};
 
-/// This node, from the other one's point of view the peer.
+/// One of two nodes, and what it knows of the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    pub node: Ipv4Addr,
+    pub link_mac: Mac,
+    pub vtep: Mac,
+    /// First address of its /24 block, and its tunnel address.
+    pub block: Ipv4Addr,
+    pub pod: Ipv4Addr,
+    pub pod_mac: Mac,
+}
+
+/// The node that the kernel or the test plays in most tests.
+pub fn first_site() -> Site {
+    Site { node: NODE, link_mac: NODE_LINK, vtep: node_vtep(), block: LOCAL_BLOCK, pod: POD, pod_mac: POD_MAC }
+}
+
+/// The node that this crate plays.
+pub fn second_site() -> Site {
+    let pod_mac = Mac([0x92, 0x7e, 0xc4, 0x15, 0xb9, 0x99]);
+    Site { node: PEER, link_mac: PEER_LINK, vtep: peer_vtep(), block: REMOTE_BLOCK, pod: ROUTER_POD, pod_mac }
+}
+
+/// Address of the node that this crate plays, and of its pod.
 pub const ROUTER: Ipv4Addr = PEER;
 pub const ROUTER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
-const POD_MAC: Mac = Mac([0x92, 0x7e, 0xc4, 0x15, 0xb9, 0x99]);
 
 /// The encapsulation that the underlay port is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +51,8 @@ pub enum Mode {
 }
 
 /// Makes `eth0` of the pod and `cali0` of its node, with the pod's routes as Calico's CNI plugin makes them.
-pub fn add_pod(node: &Namespace, pod: &Namespace, address: Ipv4Addr, mac: Mac, mtu: u16) {
+fn add_pod(node: &Namespace, pod: &Namespace, site: Site, mtu: u16) {
+    let Site { pod: address, pod_mac: mac, .. } = site;
     veth(node, "cali0", pod, "eth0");
     node.sh(&format!("ip link set cali0 address {} mtu {mtu}", Mac::GATEWAY));
     pod.sh(&format!(
@@ -41,11 +64,17 @@ pub fn add_pod(node: &Namespace, pod: &Namespace, address: Ipv4Addr, mac: Mac, m
     ));
 }
 
-/// Joins two nodes by `eth0` on each: 10.0.0.1 here, 10.0.0.2 the router's.
-pub fn underlay(other: &Namespace, router: &Namespace) {
-    veth(other, "eth0", router, "eth0");
-    other.sh(&format!("ip link set eth0 address {NODE_LINK}"));
-    router.sh(&format!("ip link set eth0 address {PEER_LINK} && ip addr add {ROUTER}/24 dev eth0"));
+/// Joins the two sites' nodes by `eth0` on each; the addresses are left to the caller.
+pub fn underlay(first: &Namespace, second: &Namespace) {
+    veth(first, "eth0", second, "eth0");
+    for (ns, site) in [(first, first_site()), (second, second_site())] {
+        ns.sh(&format!("ip link set eth0 address {}", site.link_mac));
+    }
+}
+
+/// Gives a node its underlay address.
+pub fn add_address(node: &Namespace, site: Site) {
+    node.sh(&format!("ip addr add {}/24 dev eth0", site.node));
 }
 
 /// The running node. Its worker stops, and every slot must have come back, when the value goes.
@@ -57,12 +86,12 @@ pub struct Router {
 }
 
 impl Router {
-    /// `node` has `cali0` towards the pod; `uplink` is its port towards the other node.
-    pub fn start(node: &Namespace, mode: Mode, uplink: Box<dyn Port>, mtu: u16) -> Router {
+    /// `node` has `cali0` towards the pod; `uplink` is its port towards the other node. `sites`: own and other.
+    pub fn start(node: &Namespace, sites: (Site, Site), mode: Mode, uplink: Box<dyn Port>, mtu: u16) -> Router {
         let mut pods = node.run(|| packet::open_workload("cali0", 1)).unwrap();
         let pod = Box::new(pods.remove(0));
         let (mut publisher, mut readers) = snapshot::channel(1);
-        publisher.publish(snapshot_of(mode, uplink.caps(), pod.caps(), mtu));
+        publisher.publish(snapshot_of(sites, mode, uplink.caps(), pod.caps(), mtu));
         let mailbox = Arc::new(Mailbox::new(Arc::new(Waker::new().unwrap())).unwrap());
         let counters = Arc::new(Counters::default());
         let pool = FramePool::new(1024, 256).unwrap();
@@ -120,41 +149,41 @@ fn adjacency(kind: AdjKind, rewrite: Rewrite, port: (PortId, &Caps), peer: Ipv4A
     Adjacency { rewrite, kind, port, mtu, gso: caps.gso, partial_csum: caps.tx_csum == TxCsum::Port, peer: peer.into() }
 }
 
-fn snapshot_of(mode: Mode, uplink: &Caps, pod: &Caps, mtu: u16) -> Snapshot {
+fn snapshot_of((own, other): (Site, Site), mode: Mode, uplink: &Caps, pod: &Caps, mtu: u16) -> Snapshot {
     let mut s = Snapshot::empty();
     let (kind, tunnel) = match mode {
-        Mode::Ipip => (AdjKind::Ipip, rewrite::ipip_ip(ROUTER, NODE)),
-        Mode::Vxlan => (AdjKind::Vxlan, rewrite::vxlan_udp(Vni::CALICO, MacPair { dst: node_vtep(), src: peer_vtep() })),
+        Mode::Ipip => (AdjKind::Ipip, rewrite::ipip_ip(own.node, other.node)),
+        Mode::Vxlan => (AdjKind::Vxlan, rewrite::vxlan_udp(Vni::CALICO, MacPair { dst: other.vtep, src: own.vtep })),
     };
-    let delivery = rewrite::ethernet(MacPair { dst: POD_MAC, src: Mac::GATEWAY });
-    s.adjacencies.set(AdjId(1), adjacency(kind, tunnel, (PortId(0), uplink), NODE, mtu));
-    s.adjacencies.set(AdjId(2), adjacency(AdjKind::Deliver, delivery, (PortId(1), pod), ROUTER_POD, mtu));
+    let delivery = rewrite::ethernet(MacPair { dst: own.pod_mac, src: Mac::GATEWAY });
+    s.adjacencies.set(AdjId(1), adjacency(kind, tunnel, (PortId(0), uplink), other.node, mtu));
+    s.adjacencies.set(AdjId(2), adjacency(AdjKind::Deliver, delivery, (PortId(1), pod), own.pod, mtu));
     let mut table = Table4::new();
-    table.insert(format!("{LOCAL_BLOCK}/24").parse().unwrap(), AdjId(1));
-    table.insert(format!("{ROUTER_POD}/32").parse().unwrap(), AdjId(2));
+    table.insert(format!("{}/24", other.block).parse().unwrap(), AdjId(1));
+    table.insert(format!("{}/32", own.pod).parse().unwrap(), AdjId(2));
     s.fib = table.commit();
     let endpoint = Endpoint {
         name: "ns/pod".into(),
-        sources: vec![format!("{ROUTER_POD}/32").parse().unwrap()],
-        addresses: vec![ROUTER_POD],
-        mac: Some(POD_MAC),
+        sources: vec![format!("{}/32", own.pod).parse().unwrap()],
+        addresses: vec![own.pod],
+        mac: Some(own.pod_mac),
     };
     s.ports = vec![PortRole::Uplink, PortRole::Workload(Arc::new(endpoint))];
     s.tunnel = Tunnel {
-        node: ROUTER,
-        icmp_source: REMOTE_BLOCK,
-        vtep_mac: peer_vtep(),
-        senders: Arc::new([u32::from(NODE)].into_iter().collect()),
-        nodes: Arc::new([NODE, ROUTER].map(u32::from).into_iter().collect()),
+        node: own.node,
+        icmp_source: own.block,
+        vtep_mac: own.vtep,
+        senders: Arc::new([u32::from(other.node)].into_iter().collect()),
+        nodes: Arc::new([own.node, other.node].map(u32::from).into_iter().collect()),
         ..Tunnel::default()
     };
     s
 }
 
-/// Two namespaces for the router's side: node and pod, the pod's interface with that MTU.
-pub fn router_side(mtu: u16) -> (Namespace, Namespace) {
-    let (node, pod) = (Namespace::new("rnode"), Namespace::new("rpod"));
-    add_pod(&node, &pod, ROUTER_POD, POD_MAC, mtu);
+/// A node and its pod, whose interfaces have that MTU.
+pub fn node_and_pod(site: Site, mtu: u16) -> (Namespace, Namespace) {
+    let (node, pod) = (Namespace::new("node"), Namespace::new("pod"));
+    add_pod(&node, &pod, site, mtu);
     (node, pod)
 }
 
