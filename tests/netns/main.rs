@@ -1,5 +1,6 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
+mod daemon;
 mod differential;
 mod ipip_peer;
 mod kernel_node;

@@ -1,0 +1,9 @@
+//! The receive path: rx uplink ethernet.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tortie::port::Medium;
+use tortie_fuzz::{Entry, receive};
+
+fuzz_target!(|data: &[u8]| receive(Entry::Uplink(Medium::Ethernet), data));
