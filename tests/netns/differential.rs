@@ -216,7 +216,7 @@ fn expired_and_broken_packets_fare_as_in_the_kernel() {
     let shape = Shape { written_options: false, ..outgoing() };
     let t = pair.encap(SEED + 5, 300, &Shape { ttl: (0, 1), ..shape.clone() }, unchanged);
     assert!(t.answered > 150 && t.silent > 10 && t.answered + t.silent == 300, "{t:?}");
-    let t = pair.encap(SEED + 6, 300, &shape, damage);
+    let t = pair.encap(SEED + 6, 300, &shape, |rng, p| damage(rng, p));
     assert_eq!(t.silent, 300, "{t:?}");
     // Addresses of the own block that no pod has, and ones that nobody may send to or from.
     let wrong = [(POD, "10.244.1.77"), (POD, "127.0.0.1"), (POD, "0.0.0.0"), (POD, "224.0.0.5"), (POD, "255.255.255.255")];
@@ -227,7 +227,7 @@ fn expired_and_broken_packets_fare_as_in_the_kernel() {
 }
 
 /// Makes the header invalid.
-fn damage(rng: &mut Rng, p: &mut Vec<u8>) {
+fn damage(rng: &mut Rng, p: &mut [u8]) {
     match rng.within(0, 4) {
         0 => p[10] ^= 1 << rng.within(0, 7),
         1 => p[0] = (p[0] & 0x0f) | 0x50,

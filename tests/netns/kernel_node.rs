@@ -103,19 +103,10 @@ pub struct KernelNode {
 const MARKER: &[u8; 8] = b"\xfe\xedMARKER";
 
 impl KernelNode {
-    /// `mtu` is that of the tunnel device and of the pod's interface as the host sees it.
+    /// `mtu` is that of the tunnel device.
     pub fn new(mtu: u16) -> KernelNode {
         stay_on_one_cpu();
         let (pod, node, far) = (Namespace::new("pod"), Namespace::new("node"), Namespace::new("far"));
-        for key in ["all.rp_filter", "default.rp_filter"] {
-            node.sysctl(&format!("net.ipv4.conf.{key}"), "0");
-        }
-        node.sysctl("net.ipv4.ip_forward", "1");
-        // The errors themselves are compared, not how many there may be.
-        node.sysctl("net.ipv4.icmp_ratelimit", "0");
-        for key in ["icmp_msgs_per_sec", "icmp_msgs_burst"] {
-            node.sysctl(&format!("net.ipv4.{key}"), "1000000");
-        }
         veth(&node, "cali0", &pod, "eth0");
         veth(&node, "eth0", &far, "eth0");
         for (ns, dev, mac) in
@@ -124,23 +115,8 @@ impl KernelNode {
             ns.sh(&format!("ip link set {dev} address {mac}"));
             ns.offloads(dev, false);
         }
-        let (own, peer) = (node_vtep(), peer_vtep());
-        node.sh(&format!(
-            "set -e
-             ip addr add {NODE}/24 dev eth0
-             ip neigh add {PEER} lladdr {PEER_LINK} dev eth0 nud permanent
-             ip link add vxlan.calico type vxlan id 4096 dstport 4789 local {NODE} dev eth0 nolearning
-             ip link set vxlan.calico address {own} mtu {mtu} up
-             ip addr add {LOCAL_BLOCK}/32 dev vxlan.calico
-             ip neigh add {REMOTE_BLOCK} lladdr {peer} dev vxlan.calico nud permanent
-             bridge fdb append {peer} dev vxlan.calico dst {PEER}
-             ip route add {REMOTE_BLOCK}/24 via {REMOTE_BLOCK} dev vxlan.calico onlink
-             ip route add blackhole {LOCAL_BLOCK}/24
-             ip route add {POD}/32 dev cali0 scope link
-             ip neigh add {POD} lladdr {POD_MAC} dev cali0 nud permanent"
-        ));
+        configure(&node, mtu);
         node.offloads("vxlan.calico", false);
-        node.sysctl("net.ipv4.conf.cali0.proxy_arp", "1");
         let (pod_tap, underlay) = (Tap::new(&pod, "eth0"), Tap::new(&far, "eth0"));
         while pod_tap.recv(20).is_some() || underlay.recv(20).is_some() {}
         KernelNode { pod: pod_tap, underlay, _namespaces: [pod, node, far], markers: 0 }
@@ -171,6 +147,36 @@ impl KernelNode {
             Side::Underlay => Outcome { pod: through, underlay: back },
         }
     }
+}
+
+/// Makes a namespace with `eth0` towards the peer and `cali0` towards the pod, both up, a stock Calico node.
+/// `mtu` is that of the tunnel device.
+pub fn configure(node: &Namespace, mtu: u16) {
+    for key in ["all.rp_filter", "default.rp_filter"] {
+        node.sysctl(&format!("net.ipv4.conf.{key}"), "0");
+    }
+    node.sysctl("net.ipv4.ip_forward", "1");
+    // The errors themselves are compared, not how many there may be.
+    node.sysctl("net.ipv4.icmp_ratelimit", "0");
+    for key in ["icmp_msgs_per_sec", "icmp_msgs_burst"] {
+        node.sysctl(&format!("net.ipv4.{key}"), "1000000");
+    }
+    let (own, peer) = (node_vtep(), peer_vtep());
+    node.sh(&format!(
+        "set -e
+         ip addr add {NODE}/24 dev eth0
+         ip neigh add {PEER} lladdr {PEER_LINK} dev eth0 nud permanent
+         ip link add vxlan.calico type vxlan id 4096 dstport 4789 local {NODE} dev eth0 nolearning
+         ip link set vxlan.calico address {own} mtu {mtu} up
+         ip addr add {LOCAL_BLOCK}/32 dev vxlan.calico
+         ip neigh add {REMOTE_BLOCK} lladdr {peer} dev vxlan.calico nud permanent
+         bridge fdb append {peer} dev vxlan.calico dst {PEER}
+         ip route add {REMOTE_BLOCK}/24 via {REMOTE_BLOCK} dev vxlan.calico onlink
+         ip route add blackhole {LOCAL_BLOCK}/24
+         ip route add {POD}/32 dev cali0 scope link
+         ip neigh add {POD} lladdr {POD_MAC} dev cali0 nud permanent"
+    ));
+    node.sysctl("net.ipv4.conf.cali0.proxy_arp", "1");
 }
 
 /// Frames of one thread then go through one CPU's queue.
