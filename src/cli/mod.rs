@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the node daemon in the foreground
+    /// The node daemon: runs until SIGTERM; SIGHUP reloads its configuration
     Run(run::Args),
     /// Routes in force: which prefix goes where, and how many packets took it
     Fib(view::View),
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_refused() {
-        for bad in [&["tortie", "fib", "-o", "xml"][..], &["tortie"], &["tortie", "run"], &["tortie", "lab", "exec"], &["tortie", "fob"]] {
+        for bad in [&["tortie", "fib", "-o", "xml"][..], &["tortie"], &["tortie", "lab", "exec"], &["tortie", "fob"]] {
             assert_eq!(Cli::try_parse_from(bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
         assert!(Cli::try_parse_from(["tortie", "drops", "--all", "--socket", "/x", "-o", "json"]).is_ok());

@@ -34,8 +34,12 @@ pub fn fragment(pool: &mut FramePool, f: Frame, mtu: usize, mut sink: impl FnMut
         return Err((f, DropReason::FragmentFailed));
     }
     let mut result = Fragmented { made: 0, lost: 0 };
-    for start in (0..payload).step_by(step) {
-        let end = (start + step).min(payload);
+    let mut next = 0;
+    while next < payload {
+        let start = next;
+        // Only the last fragment's length need not be a multiple of 8.
+        let end = if payload - start <= mtu - header { payload } else { start + step };
+        next = end;
         let Some(mut part) = pool.take_for(header + end - start) else {
             result.lost += 1;
             continue;
@@ -45,7 +49,8 @@ pub fn fragment(pool: &mut FramePool, f: Frame, mtu: usize, mut sink: impl FnMut
         let q = pool.data_mut(&part);
         put16(q, 6, ((offset + start) / 8) as u16 | if more { ipv4::MF } else { 0 });
         put16(q, 2, (header + end - start) as u16);
-        if start > 0 {
+        // Later fragments have got rid of such options already.
+        if start > 0 && offset == 0 {
             blank_uncopied_options(&mut q[ipv4::HEADER..header]);
         }
         ipv4::write_checksum(q);

@@ -3,7 +3,7 @@
 use super::{Forwarder, Notice, decap};
 use crate::arp;
 use crate::drop::DropReason;
-use crate::frame::{Frame, FramePool, PortId};
+use crate::frame::{Csum, Frame, FramePool, PortId};
 use crate::port::Medium;
 use crate::snapshot::{Endpoint, Snapshot, Tunnel};
 use crate::wire::{Mac, be16, ether, ipv4};
@@ -48,7 +48,7 @@ impl Forwarder {
             Medium::Ip => decap::outer_ip(&mut self.pool, &mut f, &snap.tunnel),
             Medium::VxlanUdp => decap::vxlan_udp(&mut self.pool, &mut f, &snap.tunnel),
         };
-        match stripped.and_then(|()| not_martian(self.pool.data(&f))) {
+        match stripped.and_then(|()| from_elsewhere(self.pool.data(&f), &snap.tunnel)) {
             Ok(()) => Some(f),
             Err(reason) => self.dropped(f, reason),
         }
@@ -89,6 +89,8 @@ impl Forwarder {
         match verdict {
             Ok((arp::Verdict::Answer, a)) => {
                 f.truncate(arp::FRAME);
+                // Whatever offload metadata came with the question does not fit the answer.
+                (f.csum, f.gso) = (Csum::Complete, None);
                 arp::answer(self.pool.data_mut(&f), &a, Mac::GATEWAY);
                 self.enqueue(port, f);
             }
@@ -142,6 +144,13 @@ fn sends_tunnel(p: &[u8], total: usize, t: &Tunnel) -> bool {
         ipv4::PROTO_IPIP => !t.workloads_may_ipip && t.nodes.contains(&ipv4::dst(p)),
         _ => false,
     }
+}
+
+/// What comes from another node cannot have this node's own address as its source (RFC 1812, 5.3.8).
+#[inline(always)]
+fn from_elsewhere(p: &[u8], t: &Tunnel) -> Result<(), DropReason> {
+    let src = ipv4::src(p);
+    if src == u32::from(t.node) || src == u32::from(t.icmp_source) { Err(DropReason::IpMartian) } else { not_martian(p) }
 }
 
 #[inline(always)]

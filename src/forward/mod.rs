@@ -15,7 +15,7 @@ pub use counters::Counters;
 
 use crate::drop::DropReason;
 use crate::fib::{AdjId, AdjKind};
-use crate::frame::{BURST, Batch, Frame, FramePool, PortId};
+use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
 use crate::icmp;
 use crate::port::{Medium, TxReport};
 use crate::snapshot::{PortRole, Snapshot};
@@ -246,9 +246,22 @@ impl Forwarder {
 
 #[inline(always)]
 fn work_push(work: &mut Batch, f: Option<Frame>) {
-    if let Some(f) = f {
+    if let Some(mut f) = f {
+        if let Csum::Partial { start, offset } = f.csum
+            && !in_packet(&f, start, offset)
+        {
+            f.csum = Csum::Complete;
+        }
         work.push(f);
     }
+}
+
+/// Whether an unfinished checksum lies in the packet itself. Metadata may speak of an outer header, which is
+/// gone by now, or be nonsense: then there is nothing to finish.
+#[inline(always)]
+fn in_packet(f: &Frame, start: u32, offset: u16) -> bool {
+    let (head, start) = (f.head() as usize, start as usize);
+    start >= head + ipv4::HEADER && start + usize::from(offset) + 2 <= head + f.len()
 }
 
 /// Frames that a `tx_burst` took out of its queue.

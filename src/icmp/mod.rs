@@ -25,7 +25,10 @@ impl Error {
 pub const MAX_LEN: usize = 576;
 const HEADER: usize = 8;
 /// Precedence "internetwork control", as routers send errors (RFC 1812, 4.3.2.5).
-const TOS: u8 = 0xc0;
+const PRECEDENCE: u8 = 0xc0;
+/// The service bits that an error shares with its offender (RFC 1812, 4.3.2.4), the congestion bits left out:
+/// an error is not ECN-capable (RFC 3168, 6.1).
+const SERVICE_MASK: u8 = 0x1c;
 
 /// Whether an error may be sent about this packet (RFC 1812, 4.3.2.7): never about ICMP errors, later
 /// fragments, or packets to or from an address that does not name one host. `p` starts at a validated header.
@@ -49,7 +52,7 @@ pub fn error_len(offender: &[u8]) -> usize {
 /// [`error_len`] bytes long.
 pub fn write_error(error: Error, source: Ipv4Addr, id: u16, offender: &[u8], out: &mut [u8]) {
     let header = ipv4::Header {
-        tos: TOS,
+        tos: PRECEDENCE | (ipv4::tos(offender) & SERVICE_MASK),
         len: out.len() as u16,
         id,
         frag: 0,
@@ -134,6 +137,17 @@ mod tests {
             assert_eq!(i.icmp_type(), want);
             assert!(i.payload() == &p[..548] && checksum::fold(checksum::sum(&out[20..])) == 0xffff);
             assert_eq!(ipv4::validate(&out), Ok(576));
+        }
+    }
+
+    #[test]
+    fn errors_share_the_service_bits() {
+        for (tos, want) in [(0, 0xc0), (0xff, 0xdc), (0x2e, 0xcc)] {
+            let mut p = offender(17, 0, 0x0af45c81, &[0; 8]);
+            p[1] = tos;
+            let mut out = vec![0; error_len(&p)];
+            write_error(Error::TimeExceeded, Ipv4Addr::new(10, 0, 0, 1), 9, &p, &mut out);
+            assert_eq!(out[1], want);
         }
     }
 

@@ -210,7 +210,7 @@ fn arp(w: &Wired, rest: &[u8]) -> Result<(), String> {
 /// An outer packet from this node, or one routed without encapsulation.
 fn uplink_ip(setup: &Setup, bytes: &[u8]) -> Result<Packet, String> {
     let packet = ipv4(bytes)?;
-    if packet.src() != setup.tunnel.node {
+    if packet.src() != setup.tunnel.node || !setup.tunnel.nodes.contains(&u32::from(packet.dst())) {
         return Ok(packet);
     }
     let o = outer(bytes)?;

@@ -1,7 +1,13 @@
 //! The engine over memory ports: frames in, frames out read back by etherparse, and the exact counter changes of
 //! every case. The accounting law and the pool are checked by the bed itself.
 
+mod errors;
 mod local;
+mod neighbours;
+mod offload;
+mod proptests;
+mod reasons;
+mod tunnel;
 
 use std::net::Ipv4Addr;
 use tortie::port::mem::Wired;

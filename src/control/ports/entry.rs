@@ -66,8 +66,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub fn new(ids: Vec<PortId>, bases: Vec<PortTotals>, wish: Wish) -> Entry {
-        let state = State::Down { why: "not opened yet".into(), retry: Instant::now(), attempts: 0 };
+    pub fn new(ids: Vec<PortId>, bases: Vec<PortTotals>, wish: Wish, now: Instant) -> Entry {
+        let state = State::Down { why: "not opened yet".into(), retry: now, attempts: 0 };
         Entry { ids, bases, wish, state, driver: None, refused: Vec::new() }
     }
 

@@ -93,7 +93,7 @@ impl<O: Opener> PortManager<O> {
         self.problems = wishes.problems;
         let gone: Vec<Key> = self.entries.keys().filter(|k| !wishes.by_key.contains_key(*k)).cloned().collect();
         for key in gone {
-            self.forget(&key);
+            self.forget(&key, now);
             changed = true;
         }
         for (key, wish) in wishes.by_key {
@@ -111,7 +111,7 @@ impl<O: Opener> PortManager<O> {
                 return false;
             };
             let bases = ids.iter().map(|id| PortTotals::of(&self.counters, *id)).collect();
-            self.entries.insert(key.clone(), Entry::new(ids, bases, wish.clone()));
+            self.entries.insert(key.clone(), Entry::new(ids, bases, wish.clone(), now));
         }
         let Some(entry) = self.entries.get_mut(&key) else { return false };
         let mut changed = false;
@@ -212,8 +212,7 @@ impl<O: Opener> PortManager<O> {
     }
 
     /// The port is not wanted any more: closed, its device removed if it was ours, its number freed in time.
-    fn forget(&mut self, key: &Key) {
-        let now = Instant::now();
+    fn forget(&mut self, key: &Key, now: Instant) {
         if self.entries.get(key).is_some_and(|e| matches!(e.state, State::Up { .. })) {
             self.close(key, None, now);
         }

@@ -1,1 +1,165 @@
+use super::*;
+use crate::port::Medium;
+use crate::port::mem::{self, MemPort};
+use crate::port::open::UplinkPorts;
+use crate::worker::Waker;
 
+/// Opens memory ports, or refuses while `broken`.
+#[derive(Default)]
+struct Fake {
+    broken: bool,
+    opened: Vec<String>,
+    discarded: Vec<String>,
+}
+
+impl Fake {
+    fn queues(&mut self, wish: &Wish) -> Result<Opened, Vec<String>> {
+        if self.broken {
+            return Err(vec!["mem: broken".into()]);
+        }
+        self.opened.push(wish.interface.clone());
+        let (port, _) = MemPort::pair(mem::caps(Medium::Ethernet, 1500), 4);
+        Ok(Opened { queues: vec![Box::new(port)], refused: vec!["better: not here".into()] })
+    }
+}
+
+impl Opener for Fake {
+    fn workload(&mut self, wish: &Wish) -> Result<Opened, Vec<String>> {
+        self.queues(wish)
+    }
+    fn uplink(&mut self, wish: &Wish) -> Result<OpenedUplink, Vec<String>> {
+        self.queues(wish).map(|o| OpenedUplink { ports: UplinkPorts::Whole(o.queues), refused: o.refused })
+    }
+    fn host(&mut self, wish: &Wish) -> Result<Opened, Vec<String>> {
+        self.queues(wish)
+    }
+    fn discard(&mut self, wish: &Wish) {
+        self.discarded.push(wish.interface.clone());
+    }
+}
+
+struct Bench {
+    manager: PortManager<Fake>,
+    mailbox: Arc<Mailbox>,
+    now: Instant,
+}
+
+fn wish(interface: &str, missing: Option<&str>) -> Wish {
+    Wish { interface: interface.into(), ifindex: 1, mtu: 1500, mac: None, netns: None, tunnel: None, missing: missing.map(Into::into) }
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mailbox = Arc::new(Mailbox::new(Arc::new(Waker::new().unwrap())).unwrap());
+        let manager = PortManager::new(Fake::default(), vec![mailbox.clone()], vec![Arc::default()]);
+        Bench { manager, mailbox, now: Instant::now() }
+    }
+
+    fn sync(&mut self, all: &[(&str, Wish)]) -> bool {
+        let by_key = all.iter().map(|(n, w)| (Key::Workload((*n).into()), w.clone())).collect();
+        self.now += Duration::from_millis(1);
+        self.manager.sync(Wishes { by_key, problems: Vec::new() }, self.now)
+    }
+
+    /// What the worker was told: +id for a port to own, -id for one to close; it obeys.
+    fn obey(&mut self) -> Vec<i32> {
+        let mut out = Vec::new();
+        while let Some(c) = self.mailbox.commands.pop() {
+            match c {
+                Command::AddPort { id, .. } => out.push(i32::from(id.0) + 1),
+                Command::RemovePort { id } => {
+                    out.push(-i32::from(id.0) - 1);
+                    self.manager.closed(0, id);
+                }
+                Command::Stop => {}
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn a_port_opens_when_its_interface_comes_and_closes_when_it_goes() {
+    let mut b = Bench::new();
+    assert!(!b.sync(&[("a", wish("cali1", Some("waiting for interface cali1 to appear")))]));
+    assert!(b.manager.problems()[0].contains("waiting for interface cali1"), "{:?}", b.manager.problems());
+    assert!(b.sync(&[("a", wish("cali1", None))]));
+    assert_eq!((b.obey(), b.manager.ports().workloads.len()), (vec![1], 1));
+    let fact = &b.manager.facts()[0];
+    assert_eq!((fact.state.as_str(), fact.refused.len(), fact.queues), ("up", 1, 1));
+    assert!(b.sync(&[("a", wish("cali1", Some("gone")))]));
+    assert_eq!((b.obey(), b.manager.ports().workloads.len()), (vec![-1], 0));
+    // Back under another index: opened again, under its own number.
+    assert!(b.sync(&[("a", Wish { ifindex: 7, ..wish("cali1", None) })]));
+    assert_eq!(b.obey(), [1]);
+    assert!(b.manager.opener().discarded.is_empty());
+}
+
+#[test]
+fn it_is_not_opened_again_before_the_worker_let_go() {
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None))]);
+    b.obey();
+    assert!(b.manager.failed(0, PortId(0), "network is down", b.now));
+    assert!(!b.manager.failed(0, PortId(0), "again", b.now), "told once");
+    b.manager.hurry(b.now);
+    assert!(!b.manager.tick(0, b.now));
+    assert_eq!(b.manager.opener().opened.len(), 1);
+    assert_eq!(b.obey(), [-1]);
+    assert!(b.manager.tick(0, b.now));
+    assert_eq!((b.obey(), b.manager.opener().opened.len()), (vec![1], 2));
+}
+
+#[test]
+fn failures_back_off_and_a_change_on_the_host_hurries() {
+    let mut b = Bench::new();
+    b.manager.opener().broken = true;
+    b.sync(&[("a", wish("cali1", None))]);
+    let first = b.manager.due(b.now).unwrap();
+    assert_eq!(first - b.now, Duration::from_millis(100));
+    assert!(!b.manager.tick(0, first));
+    assert_eq!(b.manager.due(first).unwrap() - first, Duration::from_millis(200));
+    assert!(b.manager.problems()[0].contains("mem: broken"));
+    b.manager.opener().broken = false;
+    assert!(!b.manager.tick(0, first), "not due yet");
+    b.manager.hurry(first);
+    assert!(b.manager.tick(0, first));
+    assert_eq!(backoff(20), Duration::from_secs(5));
+}
+
+#[test]
+fn numbers_return_after_close_and_generation() {
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None)), ("b", wish("cali2", None))]);
+    b.obey();
+    b.sync(&[("b", wish("cali2", None))]);
+    assert_eq!(b.manager.opener().discarded, ["cali1"]);
+    b.manager.published(5);
+    assert_eq!(b.obey(), [-1]);
+    b.manager.tick(4, b.now);
+    b.sync(&[("b", wish("cali2", None)), ("c", wish("cali3", None))]);
+    assert_eq!(b.obey(), [3], "a worker still uses the generation before");
+    b.manager.tick(5, b.now);
+    b.sync(&[("b", wish("cali2", None)), ("c", wish("cali3", None)), ("d", wish("cali4", None))]);
+    assert_eq!(b.obey(), [1]);
+}
+
+#[test]
+fn a_learned_mac_is_news_once_and_goes_with_its_endpoint() {
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None))]);
+    let mac = Mac([2, 0, 0, 0, 0, 9]);
+    assert!(b.manager.learn(PortId(0), mac) && !b.manager.learn(PortId(0), mac));
+    assert!(!b.manager.learn(PortId(0), Mac::BROADCAST) && !b.manager.learn(PortId(5), mac));
+    assert_eq!(b.manager.ports().workloads["a"].mac, Some(mac));
+}
+
+#[test]
+fn a_dead_worker_means_fresh_ports() {
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None))]);
+    b.obey();
+    b.manager.worker_gone(0, b.now);
+    assert!(b.manager.tick(0, b.now));
+    assert_eq!(b.obey(), [1]);
+}
