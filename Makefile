@@ -8,7 +8,10 @@ TORTIE := target/release/tortie
 # Flags for `make lab`, as in: make lab LAB="--nodes 3 --kernel-peer"
 LAB ?=
 
-.PHONY: help lab lab-down lab-bench test bench needs
+# Seconds per target for `make fuzz`.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help lab lab-down lab-bench test bench fuzz needs
 
 help:
 	@echo "make lab        build, and bring up a lab of nodes and pods on this machine"
@@ -16,6 +19,7 @@ help:
 	@echo "make lab-bench  measure the lab's pods beside the kernel's own VXLAN device"
 	@echo "make test       run every test (as root: they make network namespaces)"
 	@echo "make bench      run the benchmarks of the forwarding code"
+	@echo "make fuzz       run every fuzz target for FUZZ_SECONDS"
 
 # Tools by the Debian package that has them; apt-get runs only if one is missing.
 needs:
@@ -45,5 +49,17 @@ test: needs
 	cargo test --all-features --no-run
 	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo test --all-features
 
+# Instructions are counted by valgrind.
 bench: needs
-	cargo bench
+	command -v valgrind >/dev/null || { $(SUDO) apt-get update -q; $(SUDO) apt-get install -q -y --no-install-recommends valgrind; }
+	cargo bench --features testing
+
+# On a stable toolchain: coverage without the address sanitizer, which only nightly has.
+fuzz: needs
+	command -v c++ >/dev/null || { $(SUDO) apt-get update -q; $(SUDO) apt-get install -q -y --no-install-recommends g++; }
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	cargo run --quiet --all-features --example fuzz-seeds
+	cargo fuzz build -s none
+	for target in $$(cargo fuzz list); do \
+		cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
+	done
