@@ -1,11 +1,11 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
 mod daemon;
+mod differential;
+mod kernel_node;
 mod netlink;
 mod ports_raw;
 mod ports_sockets;
-mod differential;
-mod kernel_node;
 mod ports_tunpkt;
 mod ports_xsk;
 mod random_packets;
