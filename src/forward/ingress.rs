@@ -11,7 +11,7 @@ use crate::wire::{Mac, be16, ether, ipv4};
 impl Forwarder {
     /// A frame from a pod: ARP is answered here; what is returned is a packet from one of the pod's own
     /// addresses.
-    pub(super) fn from_workload(
+    pub(super) fn enter_from_workload(
         &mut self,
         snap: &Snapshot,
         endpoint: &Endpoint,
@@ -42,7 +42,7 @@ impl Forwarder {
     }
 
     /// A frame from the underlay: what is returned is the inner packet of a tunnel packet for us.
-    pub(super) fn from_uplink(&mut self, snap: &Snapshot, medium: Medium, mut f: Frame) -> Option<Frame> {
+    pub(super) fn enter_from_uplink(&mut self, snap: &Snapshot, medium: Medium, mut f: Frame) -> Option<Frame> {
         let stripped = match medium {
             Medium::Ethernet => decap::ethernet(&mut self.pool, &mut f, &snap.tunnel),
             Medium::Ip => decap::outer_ip(&mut self.pool, &mut f, &snap.tunnel),
@@ -55,7 +55,7 @@ impl Forwarder {
     }
 
     /// A packet from the host stack.
-    pub(super) fn from_host(&mut self, medium: Medium, mut f: Frame) -> Option<Frame> {
+    pub(super) fn enter_from_host(&mut self, medium: Medium, mut f: Frame) -> Option<Frame> {
         debug_assert_eq!(medium, Medium::Ip, "the host device is a TUN");
         let p = self.pool.data(&f);
         let checked = match p.first().map(|b| b >> 4) {

@@ -103,19 +103,19 @@ impl Forwarder {
         let origin = match snap.role(port) {
             PortRole::Workload(endpoint) => {
                 for f in batch.drain() {
-                    work_push(&mut work, self.from_workload(snap, endpoint, port, medium, f));
+                    work_push(&mut work, self.enter_from_workload(snap, endpoint, port, medium, f));
                 }
                 Origin::Routed
             }
             PortRole::Uplink => {
                 for f in batch.drain() {
-                    work_push(&mut work, self.from_uplink(snap, medium, f));
+                    work_push(&mut work, self.enter_from_uplink(snap, medium, f));
                 }
                 Origin::Routed
             }
             PortRole::Host => {
                 for f in batch.drain() {
-                    work_push(&mut work, self.from_host(medium, f));
+                    work_push(&mut work, self.enter_from_host(medium, f));
                 }
                 Origin::Host
             }

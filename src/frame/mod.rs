@@ -197,6 +197,12 @@ impl Batch {
     pub fn drain_front(&mut self, n: usize) -> std::vec::Drain<'_, Frame> {
         self.frames.drain(..n)
     }
+    /// Moves up to `n` frames from the front to the end of `to`, which must have room for them.
+    #[inline(always)]
+    pub fn move_front(&mut self, n: usize, to: &mut Batch) {
+        let n = n.min(self.frames.len());
+        to.frames.extend(self.frames.drain(..n));
+    }
     /// Removes and returns the last frame.
     #[inline(always)]
     pub fn pop(&mut self) -> Option<Frame> {

@@ -351,8 +351,8 @@ mod tests {
         let (addr, len) = pool.into_kernel(f);
         let f = pool.from_kernel(addr, len).unwrap();
         assert_eq!((f.slot(), f.head(), f.len()), (slot, HEADROOM as u32, 60));
+        let _ = f;
         pool.reclaim(addr);
-        std::mem::drop(f);
         assert!(pool.is_full());
     }
 }

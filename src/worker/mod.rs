@@ -11,8 +11,8 @@ pub use mailbox::{Command, Event, Mailbox, Waker};
 
 use crate::drop::DropReason;
 use crate::forward::{Forwarder, Notice};
-use crate::frame::{Batch, FramePool, PortId};
-use crate::port::Port;
+use crate::frame::{Batch, FramePool, PortId, SMALL_SLOT};
+use crate::port::{Medium, Port};
 use crate::snapshot::Reader;
 use std::any::Any;
 use std::io;
@@ -29,24 +29,30 @@ const SLEEP_MS: i32 = 1000;
 const HELD_SLEEP_MS: i32 = 50;
 /// Sleep while a port does not take what is queued for it.
 const BACKLOG_SLEEP_MS: i32 = 1;
+/// Super-frames forwarded between two rounds of sending: 46 segments each make 368 of the 512 frames that an
+/// output queue holds.
+const SUPER_FRAMES_AT_ONCE: usize = 8;
 /// While some ports are busy, how many turns pass between looks at the others.
 const TURNS_PER_POLL: u32 = 4;
 
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
     index: usize,
+    /// Before the forwarder: fields are dropped in order, and the pool's memory must outlive the AF_XDP sockets
+    /// that it is registered with.
+    ports: Vec<Option<Box<dyn Port>>>,
     forwarder: Forwarder,
     reader: Reader,
     mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
     poller: poll::Poller,
-    ports: Vec<Option<Box<dyn Port>>>,
     /// Ports that had frames the last time: polled again without asking the kernel.
     active: Vec<PortId>,
     /// Ports without a descriptor to wait on, and the scratch list of a turn.
     always: Vec<PortId>,
     ready: Vec<PortId>,
     batch: Batch,
+    portion: Batch,
     started: Instant,
     stopping: bool,
     since_poll: u32,
@@ -69,6 +75,7 @@ impl Worker {
             always: Vec::new(),
             ready: Vec::new(),
             batch: Batch::new(),
+            portion: Batch::new(),
             started: Instant::now(),
             stopping: false,
             since_poll: 0,
@@ -203,13 +210,26 @@ impl Worker {
             let c = self.counters.port(id);
             c.rx_frames.add(n as u64);
             c.rx_bytes.add(bytes as u64);
-            self.forwarder.process(snap, id, medium, &mut self.batch);
+            self.forward(snap, id, medium);
         }
         match result {
             Ok(report) => self.forwarder.lost_in_rx(report),
             Err(e) => self.fail(id, &e),
         }
         n > 0
+    }
+
+    /// Forwards the burst. Super-frames may leave as dozens of segments each: those go in small portions with
+    /// sending in between, so that one burst does not overflow an output queue.
+    fn forward(&mut self, snap: &crate::snapshot::Snapshot, id: PortId, medium: Medium) {
+        if self.batch.as_slice().iter().all(|f| f.len() <= SMALL_SLOT) {
+            return self.forwarder.process(snap, id, medium, &mut self.batch);
+        }
+        while !self.batch.is_empty() {
+            self.batch.move_front(SUPER_FRAMES_AT_ONCE, &mut self.portion);
+            self.forwarder.process(snap, id, medium, &mut self.portion);
+            self.send();
+        }
     }
 
     /// Lets every port with queued frames send.

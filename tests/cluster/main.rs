@@ -107,11 +107,11 @@ fn a_pool_changes_its_mode_without_loss() {
             200 => c.reroute(2, Via::Ipip),
             _ => {}
         }
-        for from in 0..3 {
+        for (from, socket) in sockets.iter().enumerate() {
             for to in (0..3).filter(|to| *to != from && round < ROUNDS) {
                 let text = format!("{from} {round}");
                 let dst = (Node(to as u8 + 1).pod(1), 7000);
-                c.pod(from, 0).udp(sockets[from]).send_slice(text.as_bytes(), dst).unwrap();
+                c.pod(from, 0).udp(*socket).send_slice(text.as_bytes(), dst).unwrap();
             }
         }
         c.step();

@@ -62,10 +62,12 @@ impl Node {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             let ports = client.ports().unwrap_or_default();
-            if let Ok(s) = client.status() {
-                if s.in_sync && ports.len() >= 3 && ports.iter().all(|p| p.state == "up") {
-                    return s;
-                }
+            if let Ok(s) = client.status()
+                && s.in_sync
+                && ports.len() >= 3
+                && ports.iter().all(|p| p.state == "up")
+            {
+                return s;
             }
             assert!(Instant::now() < end, "node{} is not ready: {:?} {ports:?}", self.index, client.status());
             std::thread::sleep(Duration::from_millis(10));
@@ -302,8 +304,18 @@ fn sigterm_leaves_nothing() {
         let shape = |n: &Namespace| n.sh("ip -o link | sed 's/qlen.*//'; ip route; ip -o addr; tc qdisc; tc filter show dev cali0 ingress");
         let before = shape(&p.a.ns);
         p.a.start();
-        assert!(p.a.ns.sh("ip link").contains("tunl-tortie") && p.a.ns.sh("ip route").contains("proto 116"));
+        let end = Instant::now() + Duration::from_secs(5);
+        while !(p.a.ns.sh("ip link").contains("tunl-tortie") && p.a.ns.sh("ip route").contains("proto 116")) {
+            assert!(Instant::now() < end, "{}", p.a.story());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(p.a.signal("TERM"), Some(true), "a clean exit");
+        // Programs that other tests fork hold copies of the test's descriptors, not of the daemon's; but the kernel
+        // takes its time to free a device.
+        let end = Instant::now() + Duration::from_secs(2);
+        while shape(&p.a.ns) != before && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(shape(&p.a.ns), before);
         assert!(!p.a.socket.exists());
     }
@@ -350,5 +362,15 @@ fn a_tap_is_made_in_the_pods_namespace_and_survives_a_crash() {
     p.a.start();
     p.expect_both_ways("after the crash");
     assert_eq!(p.a.signal("TERM"), Some(true));
-    assert!(!p.a.pod.sh("ip -o link").contains("eth0"));
+    assert!(p.a.pod.sh("ip addr show eth0").contains(&p.a.pod_address()), "an upgrade does not disconnect the pod");
+    p.a.start();
+    p.expect_both_ways("after the stop");
+    // The endpoint goes, and its device with it.
+    let whole = manifest(p.a.index);
+    p.file(&format!("node{}.yaml", p.a.index), &whole[..whole.rfind("---").unwrap()]);
+    let end = Instant::now() + Duration::from_secs(5);
+    while p.a.pod.sh("ip -o link").contains("eth0") {
+        assert!(Instant::now() < end, "{}", p.a.story());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -82,6 +82,16 @@ fn echo(ns: &Namespace, port: &mut TunPort, l2: usize) {
     let mut batch = Batch::new();
     let socket = ns.run(|| UdpSocket::bind("10.7.0.1:4000").unwrap());
     socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    // A device that was just attached drops what it is sent until the kernel has noticed its carrier.
+    let until = Instant::now() + Duration::from_secs(5);
+    while !wait(&[port.wait_fd().unwrap()], 100) {
+        assert!(Instant::now() < until, "the device passes nothing on");
+        socket.send_to(&[0], "10.7.0.9:9").unwrap();
+    }
+    while wait(&[port.wait_fd().unwrap()], 200) {
+        port.rx_burst(&mut pool, &mut batch).unwrap();
+        pool.give_all(&mut batch);
+    }
     for len in [1usize, 100, 1400] {
         socket.send_to(&vec![len as u8; len], "10.7.0.9:7").unwrap();
         let report = receive(port, &mut pool, &mut batch, |_, b| !b.is_empty());

@@ -202,6 +202,7 @@ const NEVER: &[&str] =
 const FORMATS: &[&str] = &[
     "src/port/error.rs",
     "src/port/mod.rs",
+    "src/port/open.rs",
     "src/port/nl.rs",
     "src/port/packet/",
     "src/port/pair.rs",

@@ -182,7 +182,9 @@ pub fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(i, _)| {
         let starts_named = word.starts_with(|c: char| c.is_alphanumeric());
         let ends_named = word.ends_with(|c: char| c.is_alphanumeric());
-        !(starts_named && part(line[..i].chars().next_back())) && !(ends_named && part(line[i + word.len()..].chars().next()))
+        let longer_left = starts_named && part(line[..i].chars().next_back());
+        let longer_right = ends_named && part(line[i + word.len()..].chars().next());
+        !longer_left && !longer_right
     })
 }
 

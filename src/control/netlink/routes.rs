@@ -78,7 +78,11 @@ pub fn wanted(desired: &Desired, host: Option<u32>, uplink: Option<u32>) -> BTre
     }
     if let Some(dev) = uplink {
         for (prefix, route) in &desired.routes {
-            if let (IpNet::V4(dst), Route::Direct { address, .. }) = (prefix, route) {
+            // A node behind a router is no next hop on this link; its block stays with the pool's route, and the
+            // engine sends towards the router.
+            if let (IpNet::V4(dst), Route::Direct { address, .. }) = (prefix, route)
+                && node.address.contains(address)
+            {
                 out.insert(HostRoute { dst: *dst, via: Some(*address), dev, src: None });
             }
         }

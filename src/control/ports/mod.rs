@@ -376,10 +376,14 @@ impl<O: Opener> PortManager<O> {
         self.problems.iter().cloned().chain(down).collect()
     }
 
-    /// Removes the devices that were made for ports. The workers must have been stopped.
+    /// Removes the devices that were made for the host's side. A pod's TAP is the pod's: it stays with its
+    /// addresses for the next daemon, and goes with its endpoint or its namespace. The workers must have been
+    /// stopped.
     pub fn shut_down(&mut self) {
-        for entry in std::mem::take(&mut self.entries).into_values() {
-            self.opener.discard(&entry.wish);
+        for (key, entry) in std::mem::take(&mut self.entries) {
+            if !matches!(key, Key::Workload(_)) {
+                self.opener.discard(&entry.wish);
+            }
         }
     }
 
