@@ -366,7 +366,8 @@ fn a_tap_is_made_in_the_pods_namespace_and_survives_a_crash() {
     p.a.start();
     p.expect_both_ways("after the stop");
     // The endpoint goes, and its device with it.
-    p.file(&format!("node{}.yaml", p.a.index), "{}");
+    let whole = manifest(p.a.index);
+    p.file(&format!("node{}.yaml", p.a.index), &whole[..whole.rfind("---").unwrap()]);
     let end = Instant::now() + Duration::from_secs(5);
     while p.a.pod.sh("ip -o link").contains("eth0") {
         assert!(Instant::now() < end, "{}", p.a.story());

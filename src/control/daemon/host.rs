@@ -8,11 +8,11 @@ use crate::control::plan::Ports;
 use ipnet::Ipv4Net;
 use std::collections::BTreeSet;
 
-/// Brings device and routes in line; returns what stands in the way, one line each.
-pub fn reconcile(netlink: &mut Netlink, desired: &Desired, ports: &Ports, device: &str) -> Vec<String> {
+/// Brings the device's addresses in line; returns what stands in the way, one line each. The routes' source must
+/// be there before them: let the kernel's answers in before [`reconcile_routes`].
+pub fn reconcile_addresses(netlink: &mut Netlink, desired: &Desired, ports: &Ports, device: &str) -> Vec<String> {
     let mut problems = Vec::new();
-    let host = ports.host.and_then(|_| netlink.view().link_by_name(device).map(|l| (l.index, l.up)));
-    if let Some((dev, _)) = host {
+    if let Some((dev, _)) = host_link(netlink, ports, device) {
         let wanted: BTreeSet<Ipv4Net> = desired.node.iter().filter_map(|n| n.tunnel_address).map(Ipv4Net::from).collect();
         let present: BTreeSet<Ipv4Net> = netlink.view().addresses_of(dev).collect();
         for a in present.difference(&wanted) {
@@ -22,9 +22,18 @@ pub fn reconcile(netlink: &mut Netlink, desired: &Desired, ports: &Ports, device
             note(&mut problems, format!("{device}: add address {a}"), netlink.add_address(dev, *a));
         }
     }
-    // The routes' source must be there before them, so the kernel's answers to the above are taken in first.
-    let _ = netlink.drain();
-    let up = host.filter(|(_, up)| *up).map(|(dev, _)| dev);
+    problems
+}
+
+/// Index of the host device if it is there and open, and whether it is up.
+fn host_link(netlink: &Netlink, ports: &Ports, device: &str) -> Option<(u32, bool)> {
+    ports.host.and_then(|_| netlink.view().link_by_name(device).map(|l| (l.index, l.up)))
+}
+
+/// Brings our routes in line; returns what stands in the way, one line each.
+pub fn reconcile_routes(netlink: &mut Netlink, desired: &Desired, ports: &Ports, device: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let up = host_link(netlink, ports, device).filter(|(_, up)| *up).map(|(dev, _)| dev);
     let wanted = routes::wanted(desired, up, ports.uplink.as_ref().map(|u| u.dev));
     let d = routes::diff(&wanted, netlink.view());
     for r in &d.remove {

@@ -236,6 +236,8 @@ impl Daemon {
 
     /// Puts the present state of cluster, host and ports in force.
     fn flush(&mut self, now: Instant) {
+        // What the kernel has said meanwhile is part of this state, not a reason for the next.
+        self.host_changed();
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.cluster {
             self.desired = calc::desired(&self.cluster, &self.config.node);
@@ -256,7 +258,11 @@ impl Daemon {
             tracing::warn!("neighbours: {e}");
         }
         if self.desired.node.is_some() {
-            self.host_problems = host::reconcile(&mut self.netlink, &self.desired, &known, &self.config.host.interface);
+            let device = self.config.host.interface.clone();
+            self.host_problems = host::reconcile_addresses(&mut self.netlink, &self.desired, &known, &device);
+            // Whatever comes in here (the device itself, just made) leads to another flush.
+            self.host_changed();
+            self.host_problems.extend(host::reconcile_routes(&mut self.netlink, &self.desired, &known, &device));
             if !self.in_sync {
                 self.in_sync = true;
                 let d = &self.desired;
