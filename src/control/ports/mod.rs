@@ -120,6 +120,12 @@ impl<O: Opener> PortManager<O> {
         if entry.wish != wish {
             // The device was made for the old wish only if it would not serve the new one.
             let old = std::mem::replace(&mut entry.wish, wish);
+            if let Key::Workload(name) = &key
+                && old.ifindex != entry.wish.ifindex
+            {
+                // Another device has another MAC behind it: the pod is asked again.
+                self.learned.remove(name);
+            }
             if old.differs_in_mtu_alone(&entry.wish) && entry.is_up() && self.opener.resize(&entry.wish) {
                 // Nothing in flight is lost, as it would be if the port were opened again.
                 entry.resized();

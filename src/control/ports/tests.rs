@@ -190,3 +190,21 @@ fn a_device_of_ours_changes_its_mtu_without_being_opened_again() {
     assert!(b.manager.opener().resized.is_empty());
     assert_eq!(b.obey(), [-1]);
 }
+
+#[test]
+fn a_learned_mac_goes_with_its_device() {
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None))]);
+    b.obey();
+    assert!(b.manager.learn(PortId(0), Mac([2, 0, 0, 0, 0, 7])));
+    // The same interface, down and up again.
+    b.sync(&[("a", wish("cali1", Some("waiting")))]);
+    b.obey();
+    b.sync(&[("a", wish("cali1", None))]);
+    assert_eq!(b.manager.ports().workloads["a"].mac, Some(Mac([2, 0, 0, 0, 0, 7])));
+    // Another one of the same name.
+    b.sync(&[("a", Wish { ifindex: 2, ..wish("cali1", None) })]);
+    b.obey();
+    b.sync(&[("a", Wish { ifindex: 2, ..wish("cali1", None) })]);
+    assert_eq!(b.manager.ports().workloads["a"].mac, None);
+}
