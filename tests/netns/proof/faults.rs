@@ -10,9 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tortie::lab::spec::{Uplink, Workload, Xdp};
 
-/// A pod asks another every few milliseconds, whatever becomes of the questions; how many answers there were.
+/// A pod asks another every few milliseconds, whatever becomes of the questions.
 struct Stream {
-    answers: Arc<AtomicU64>,
+    /// Number of the last question, and the highest that was answered.
+    asked: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -22,7 +24,7 @@ impl Stream {
         let far = lab.inside(to, || UdpSocket::bind(SocketAddrV4::new(lab.address(to), 7)).unwrap());
         let near = lab.inside(from, || UdpSocket::bind(SocketAddrV4::new(lab.address(from), 0)).unwrap());
         let peer = far.local_addr().unwrap();
-        let (answers, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (asked, answered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         far.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         near.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         let halt = stop.clone();
@@ -34,29 +36,30 @@ impl Stream {
                 }
             }
         };
-        let (halt, count) = (stop.clone(), answers.clone());
+        let (halt, question, answer) = (stop.clone(), asked.clone(), answered.clone());
         let ask = move || {
-            let mut buf = [0; 64];
+            let mut buf = [0; 8];
             while !halt.load(Ordering::Relaxed) {
+                let number = question.fetch_add(1, Ordering::Relaxed) + 1;
                 // Not connected: errors that come back by ICMP are not this stream's business.
-                let _ = near.send_to(b"question", peer);
-                if near.recv(&mut buf).is_ok() {
-                    count.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(2));
+                let _ = near.send_to(&number.to_be_bytes(), peer);
+                // Late answers to earlier questions may come first.
+                while near.recv(&mut buf).is_ok_and(|n| n == 8) {
+                    answer.fetch_max(u64::from_be_bytes(buf), Ordering::Relaxed);
+                    if u64::from_be_bytes(buf) == number {
+                        std::thread::sleep(Duration::from_millis(2));
+                        break;
+                    }
                 }
             }
         };
-        Stream { answers, stop, threads: vec![std::thread::spawn(echo), std::thread::spawn(ask)] }
+        Stream { asked, answered, stop, threads: vec![std::thread::spawn(echo), std::thread::spawn(ask)] }
     }
 
-    fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
-    }
-
-    /// Time until an answer comes.
+    /// Time until a question asked from now on is answered.
     fn until_answered(&self, lab: &Lab, limit: Duration) -> Duration {
-        let (start, before) = (Instant::now(), self.answers());
-        while self.answers() == before {
+        let (start, before) = (Instant::now(), self.asked.load(Ordering::Relaxed));
+        while self.answered.load(Ordering::Relaxed) <= before {
             assert!(start.elapsed() < limit, "no answer within {limit:?}\n{}", lab.story());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -151,6 +154,14 @@ fn lost_and_regained(workload: Workload, uplink: Uplink) {
     let lab = Lab::up(spec(workload, uplink, Xdp::Auto));
     ping(&lab, "n1-p1", "n2-p1");
     let stream = Stream::start(&lab, "n1-p1", "n2-p1");
+    let (host, pod, address) = (lab.interface("n1-p1"), lab.netns("n1-p1"), lab.address("n1-p1"));
+    let remake = || {
+        lab.sh("n1", &format!("ip link del {host}"));
+        expect_port(&lab, "workload", false);
+        lab.sh("n1", &format!("ip link add {host} mtu 1450 type veth peer name eth0 mtu 1450 netns {pod} && ip link set {host} up"));
+        let routes = "ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1";
+        lab.sh("n1-p1", &format!("ip addr add {address}/32 dev eth0; ip link set eth0 up; {routes}"));
+    };
     let back = |what: &str| {
         expect_port(&lab, what, true);
         stream.until_answered(&lab, Duration::from_secs(5));
@@ -164,18 +175,17 @@ fn lost_and_regained(workload: Workload, uplink: Uplink) {
     expect_port(&lab, "uplink", false);
     lab.sh("n1", "ip link set eth9 down; ip link set eth9 name eth0 up");
     back("uplink");
-    let (host, pod) = (lab.interface("n1-p1"), lab.netns("n1-p1"));
     lab.sh("n1", &format!("ip link set {host} down"));
     expect_port(&lab, "workload", false);
     lab.sh("n1", &format!("ip link set {host} up"));
     back("workload");
-    lab.sh("n1", &format!("ip link del {host}"));
-    expect_port(&lab, "workload", false);
-    lab.sh("n1", &format!("ip link add {host} mtu 1450 type veth peer name eth0 mtu 1450 netns {pod} && ip link set {host} up"));
-    let address = lab.address("n1-p1");
-    lab.sh("n1-p1", &format!("ip addr add {address}/32 dev eth0; ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1"));
+    remake();
     back("workload");
     drop(stream);
+    ping(&lab, "n2-p1", "n1-p1");
+    // A new veth has a new MAC. A pod that has not spoken yet is asked for it.
+    remake();
+    expect_port(&lab, "workload", true);
     ping(&lab, "n2-p1", "n1-p1");
     lab.expect_balance("n1");
 }
