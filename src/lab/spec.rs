@@ -98,6 +98,9 @@ pub struct Spec {
     pub uplink: Uplink,
     pub xdp: Xdp,
     pub workers: u16,
+    /// The engines' executable; `None`: that of this process.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
 }
 
 impl Spec {
@@ -115,6 +118,7 @@ impl Spec {
             uplink: Uplink::Auto,
             xdp: Xdp::Auto,
             workers: 1,
+            program: None,
         }
     }
 
