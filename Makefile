@@ -11,7 +11,7 @@ LAB ?=
 # Seconds per target for `make fuzz`.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help lab lab-down lab-bench test bench fuzz needs
+.PHONY: help lab lab-down lab-bench test bench fuzz needs root
 
 help:
 	@echo "make lab        build, and bring up a lab of nodes and pods on this machine"
@@ -21,12 +21,24 @@ help:
 	@echo "make bench      run the benchmarks of the forwarding code"
 	@echo "make fuzz       run every fuzz target for FUZZ_SECONDS"
 
+# Asked for before anything is built. `sudo true` and not `sudo -v`: a rule without a password may cover commands only.
+root:
+	@[ -z "$(SUDO)" ] || sudo true || { \
+		echo "network namespaces need root: run make as root, or as a user who may use sudo" >&2; \
+		exit 1; \
+	}
+
 # Tools by the Debian package that has them; apt-get runs only if one is missing.
-needs:
+needs: root
+	@command -v cargo >/dev/null || { \
+		echo "cargo is not on the PATH: install Rust (https://rustup.rs) and open a new shell; with Rust in a user's home, run make as that user and without sudo, which make calls where it is needed" >&2; \
+		exit 1; \
+	}
 	@missing=(); \
 	have() { PATH="$$PATH:/usr/sbin:/sbin" command -v "$$1" >/dev/null || missing+=("$$2"); }; \
 	have cc gcc; have ip iproute2; have ping iputils-ping; have ethtool ethtool; \
 	[ -f /usr/include/stdio.h ] || missing+=(libc6-dev); \
+	[ -f /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates); \
 	if [ $${#missing[@]} -gt 0 ]; then \
 		echo "installing: $${missing[*]}"; \
 		$(SUDO) apt-get update -q; \
@@ -37,7 +49,7 @@ lab: needs
 	cargo build --release
 	$(SUDO) $(TORTIE) lab up $(LAB)
 
-lab-down:
+lab-down: root
 	$(SUDO) $(TORTIE) lab down
 
 lab-bench: needs

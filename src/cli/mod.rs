@@ -78,7 +78,7 @@ fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        other => other.map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}"))),
     }
 }
 

@@ -27,7 +27,9 @@ pub fn table(rows: &[PortRow], style: Style) -> String {
         cells.extend([r.rx_frames, r.rx_bytes, r.tx_frames, r.tx_bytes, r.tx_dropped].map(|n| n.to_string()));
         t.toned(cells.into_iter().enumerate().map(|(i, c)| (c, if i == 4 { state } else { Tone::Normal })));
     }
-    let refused: Vec<String> = rows.iter().flat_map(|r| r.refused.iter().map(|why| format!("{}: {why}", r.name))).collect();
+    let mut refused: Vec<String> = rows.iter().flat_map(|r| r.refused.iter().map(|why| format!("{}: {why}", r.name))).collect();
+    // The uplink's ports are opened together, and share their reasons.
+    refused.dedup();
     let mut out = t.render(style);
     if !refused.is_empty() {
         out.push('\n');
@@ -57,7 +59,7 @@ mod tests {
             tx_bytes: 4,
             tx_dropped: 5,
         };
-        let text = table(&[r], Style::Plain);
+        let text = table(&[r.clone(), r], Style::Plain);
         assert!(
             text.contains("eth0   uplink   udp-socket   up      1500   1        1           2          3           4          5\n"),
             "{text}"

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Most workers: one per core is the most that makes sense.
-const WORKERS_MAX: u32 = 256;
+pub const WORKERS_MAX: u16 = 256;
 
 /// How the daemon runs on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub enum XdpMode {
 /// Why a configuration cannot be used; says which file and, where there is one, which line and key.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{}: {source}", path.display())]
+    #[error("cannot read the configuration {}: {source}; --config names another file, config/node.yaml is an example", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}:{}: not YAML: {source}", path.display(), source.line)]
     Syntax { path: PathBuf, source: SyntaxError },
@@ -148,7 +148,7 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
         uplink: uplink(&root.get("uplink")?)?,
         workloads: workloads(&root.get("workloads")?)?,
         host: host(&root.get("host")?)?,
-        workers: root.get("workers")?.number(1, WORKERS_MAX)?.unwrap_or(1),
+        workers: root.get("workers")?.number(1, WORKERS_MAX.into())?.unwrap_or(1),
         api: api(&root.get("api")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
     };
@@ -295,6 +295,6 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let e = Config::load(Path::new("/nonexistent/node.yaml")).unwrap_err().to_string();
-        assert!(e.starts_with("/nonexistent/node.yaml: "), "{e}");
+        assert!(e.contains("/nonexistent/node.yaml: ") && e.contains("--config"), "{e}");
     }
 }

@@ -43,7 +43,7 @@ pub fn start(plan: &Plan, node: &Node) -> Result<Daemon, LabError> {
     let log_path = log_path(plan, node);
     let log = File::create(&log_path).map_err(|e| LabError::file("write", &log_path, e))?;
     let spawn = || {
-        let exe = std::env::current_exe()?;
+        let exe = plan.spec.program.clone().map_or_else(std::env::current_exe, Ok)?;
         // `ip netns exec` and not setns alone: it also gives the daemon the namespace's own /sys, where the
         // kernel shows interfaces and their queues.
         let mut command = Command::new("ip");

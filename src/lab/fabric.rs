@@ -48,6 +48,12 @@ fn make_router(netns: &str) -> Result<(), LabError> {
     )
 }
 
+/// As many queues as workers: with AF_XDP each needs one. On both ends, as native XDP wants no more transmit
+/// queues on the other side than receive queues on its own.
+fn queues(plan: &Plan) -> String {
+    format!("numtxqueues {0} numrxqueues {0}", plan.spec.workers)
+}
+
 /// A bridge per subnet; with several, the namespace routes between them, and knows the pods' blocks as a
 /// network that was told of them by BGP would.
 fn underlay(plan: &Plan) -> Result<(), LabError> {
@@ -61,7 +67,8 @@ fn underlay(plan: &Plan) -> Result<(), LabError> {
         lines.push(format!("link set br{s} up"));
     }
     for n in &plan.nodes {
-        lines.push(format!("link add {} type veth peer name eth0 netns {}", n.name, n.netns));
+        let queues = queues(plan);
+        lines.push(format!("link add {} {queues} type veth peer name eth0 {queues} netns {}", n.name, n.netns));
         lines.push(format!("link set {} master br{} up", n.name, n.subnet));
     }
     if plan.spec.subnets > 1 && plan.spec.encap == super::spec::Encap::None {
@@ -82,9 +89,12 @@ fn join(plan: &Plan, node: &Node) -> Result<(), LabError> {
 
 /// A pod's veth the way Calico's CNI plugin makes it.
 fn veth(plan: &Plan, node: &Node, pod: &Pod) -> Result<(), LabError> {
-    let (host, mtu) = (&pod.interface, plan.spec.pod_mtu());
+    let (host, mtu, queues) = (&pod.interface, plan.spec.pod_mtu(), queues(plan));
     let lines = [
-        format!("link add {host} address ee:ee:ee:ee:ee:ee mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", pod.netns),
+        format!(
+            "link add {host} address ee:ee:ee:ee:ee:ee mtu {mtu} {queues} type veth peer name eth0 mtu {mtu} {queues} netns {}",
+            pod.netns
+        ),
         format!("link set {host} up"),
     ];
     ip(Some(&node.netns), &lines)?;

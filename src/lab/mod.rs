@@ -37,9 +37,11 @@ pub enum LabError {
     NotRoot,
     #[error("missing: {tools}. Install with: apt-get install {packages}")]
     Tools { tools: String, packages: String },
-    #[error("lab {0} is already up: `tortie lab status` shows it, `tortie lab down` removes it, --name makes another beside it")]
+    #[error(
+        "lab {0} is already up: `tortie lab status --name {0}` shows it, `tortie lab down --name {0}` removes it; another --name makes another beside it"
+    )]
     AlreadyUp(String),
-    #[error("lab {0} is not up: `tortie lab up` makes it")]
+    #[error("lab {0} is not up: `tortie lab up --name {0}` makes it")]
     NotUp(String),
     #[error("another `tortie lab` command is at work on lab {0}")]
     Busy(String),

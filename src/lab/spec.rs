@@ -1,6 +1,7 @@
 //! What a lab should be, and the plan that follows from it: names, addresses and blocks, before anything is made.
 
 use super::LabError;
+use crate::control::config::WORKERS_MAX;
 use crate::wire::Mac;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,9 @@ pub struct Spec {
     pub uplink: Uplink,
     pub xdp: Xdp,
     pub workers: u16,
+    /// The engines' executable; `None`: that of this process.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
 }
 
 impl Spec {
@@ -114,6 +118,7 @@ impl Spec {
             uplink: Uplink::Auto,
             xdp: Xdp::Auto,
             workers: 1,
+            program: None,
         }
     }
 
@@ -134,8 +139,8 @@ impl Spec {
         if u16::from(self.subnets) > nodes {
             return refuse(format!("--subnets {}: more subnets than nodes ({nodes})", self.subnets));
         }
-        if self.workers == 0 {
-            return refuse("--workers 0: at least 1".to_owned());
+        if !(1..=WORKERS_MAX).contains(&self.workers) {
+            return refuse(format!("--workers {}: 1 to {WORKERS_MAX}", self.workers));
         }
         if self.kernel_nodes > 0 && self.encap != Encap::Vxlan {
             return refuse(format!(
@@ -354,6 +359,7 @@ mod tests {
             (Spec { subnets: 3, ..base() }, "--subnets"),
             (Spec { subnets: 0, ..base() }, "--subnets"),
             (Spec { workers: 0, ..base() }, "--workers"),
+            (Spec { workers: 257, ..base() }, "--workers"),
             (Spec { kernel_nodes: 1, encap: Encap::Ipip, ..base() }, "--kernel-peer"),
             (Spec { kernel_nodes: 1, encap: Encap::None, ..base() }, "--kernel-peer"),
             (Spec { encap: Encap::None, mode: Mode::CrossSubnet, ..base() }, "--mode"),

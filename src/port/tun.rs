@@ -69,6 +69,12 @@ pub fn remove(name: &str, netns: Option<&Path>) -> Result<(), OpenError> {
     })
 }
 
+/// Changes the MTU of a device while ports are open on it. Their `caps().mtu` stays what it was.
+pub fn set_mtu(name: &str, netns: Option<&Path>, mtu: u16) -> Result<(), OpenError> {
+    let set = || Link::new(name).and_then(|mut link| link.set_mtu(u32::from(mtu)));
+    in_namespace(name, netns, || set().map_err(|e| OpenError::io(format!("set the MTU of {name}"), e)))
+}
+
 fn in_namespace<T: Send>(name: &str, netns: Option<&Path>, f: impl FnOnce() -> Result<T, OpenError> + Send) -> Result<T, OpenError> {
     match netns {
         None => f(),

@@ -4,12 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tortie::frame::{Batch, Csum, FramePool, GsoKind};
-use tortie::port::{Port, RxReport};
+use tortie::port::{Port, RxReport, sys};
 use tortie::testing::netns::Namespace;
 
 /// What went over a wire, both directions.
@@ -101,7 +102,12 @@ pub fn wait(fds: &[BorrowedFd<'_>], ms: i32) -> bool {
 
 /// Sends `bytes` over TCP from one namespace to `address` in the other; panics unless they arrive unchanged.
 pub fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: usize) {
-    let listener = to.run(|| TcpListener::bind(address).expect("listen"));
+    transfer_at(from.path(), to.path(), address, bytes);
+}
+
+/// The same between namespaces given by their files.
+pub fn transfer_at(from: &Path, to: &Path, address: &str, bytes: usize) {
+    let listener = sys::in_netns(to, || TcpListener::bind(address).expect("listen")).expect("enter the receiver's namespace");
     let server = std::thread::spawn(move || {
         let (mut s, _) = listener.accept().expect("accept");
         s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -115,7 +121,8 @@ pub fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: usize) {
         }
         s.write_all(&digest.0.to_ne_bytes()).expect("answer");
     });
-    let mut client = from.run(|| TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5)).expect("connect"));
+    let connect = || TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5)).expect("connect");
+    let mut client = sys::in_netns(from, connect).expect("enter the sender's namespace");
     client.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut digest = Digest::default();

@@ -74,6 +74,11 @@ impl Opener for KernelOpener {
         self.tuntap(wish, TunMode::Tun)
     }
 
+    fn resize(&mut self, wish: &Wish) -> bool {
+        let done = tun::set_mtu(&wish.interface, wish.netns.as_deref(), plan::mtu16(wish.mtu));
+        done.inspect_err(|e| tracing::info!("{}: {e}; opening it again", wish.interface)).is_ok()
+    }
+
     fn discard(&mut self, wish: &Wish) {
         let ours = wish.netns.is_some() || wish.interface == self.host;
         // A pod's namespace that is gone took the device along.

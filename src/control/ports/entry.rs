@@ -71,6 +71,17 @@ impl Entry {
         Entry { ids, bases, wish, state, driver: None, refused: Vec::new() }
     }
 
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// The device has the wish's MTU now.
+    pub fn resized(&mut self) {
+        if let State::Up { outs } = &mut self.state {
+            outs.iter_mut().flatten().for_each(|o| o.mtu = plan::mtu16(self.wish.mtu));
+        }
+    }
+
     /// The port for the n-th purpose: one port set alone serves for all.
     pub fn out(&self, n: usize) -> Option<plan::Out> {
         match &self.state {

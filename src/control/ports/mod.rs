@@ -33,6 +33,8 @@ pub trait Opener {
     fn workload(&mut self, wish: &Wish) -> Result<Opened, Vec<String>>;
     fn uplink(&mut self, wish: &Wish) -> Result<OpenedUplink, Vec<String>>;
     fn host(&mut self, wish: &Wish) -> Result<Opened, Vec<String>>;
+    /// Gives the device that was made for the port the wish's MTU, the port staying open; false if it cannot.
+    fn resize(&mut self, wish: &Wish) -> bool;
     /// Removes the device that was made for the port, if one was.
     fn discard(&mut self, wish: &Wish);
 }
@@ -118,7 +120,11 @@ impl<O: Opener> PortManager<O> {
         if entry.wish != wish {
             // The device was made for the old wish only if it would not serve the new one.
             let old = std::mem::replace(&mut entry.wish, wish);
-            if matches!(entry.state, State::Up { .. }) {
+            if old.differs_in_mtu_alone(&entry.wish) && entry.is_up() && self.opener.resize(&entry.wish) {
+                // Nothing in flight is lost, as it would be if the port were opened again.
+                entry.resized();
+                changed = true;
+            } else if entry.is_up() {
                 tracing::info!("{key}: {} changed; opening it again", old.interface);
                 self.close(&key, None, now);
                 changed = true;
@@ -213,7 +219,7 @@ impl<O: Opener> PortManager<O> {
 
     /// The port is not wanted any more: closed, its device removed if it was ours, its number freed in time.
     fn forget(&mut self, key: &Key, now: Instant) {
-        if self.entries.get(key).is_some_and(|e| matches!(e.state, State::Up { .. })) {
+        if self.entries.get(key).is_some_and(|e| e.is_up()) {
             self.close(key, None, now);
         }
         let Some(entry) = self.entries.remove(key) else { return };
@@ -234,7 +240,7 @@ impl<O: Opener> PortManager<O> {
     /// A worker lost the port. True if the data plane should know.
     pub fn failed(&mut self, worker: usize, id: PortId, error: &str, now: Instant) -> bool {
         let Some(key) = self.key_of(id) else { return false };
-        if !self.entries.get(&key).is_some_and(|e| matches!(e.state, State::Up { .. })) {
+        if !self.entries.get(&key).is_some_and(|e| e.is_up()) {
             return false;
         }
         tracing::warn!("{key}: worker {worker}: {error}; opening it again when it can be");
@@ -255,7 +261,7 @@ impl<O: Opener> PortManager<O> {
     pub fn worker_gone(&mut self, worker: usize, now: Instant) {
         self.slots.worker_gone(worker);
         self.outbox[worker].clear();
-        let up: Vec<Key> = self.entries.iter().filter(|(_, e)| matches!(e.state, State::Up { .. })).map(|(k, _)| k.clone()).collect();
+        let up: Vec<Key> = self.entries.iter().filter(|(_, e)| e.is_up()).map(|(k, _)| k.clone()).collect();
         for key in up {
             self.close(&key, None, now);
         }
@@ -288,7 +294,7 @@ impl<O: Opener> PortManager<O> {
     pub fn reopen(&mut self, now: Instant) {
         let keys: Vec<Key> = self.entries.keys().cloned().collect();
         for key in keys {
-            if self.entries.get(&key).is_some_and(|e| matches!(e.state, State::Up { .. })) {
+            if self.entries.get(&key).is_some_and(|e| e.is_up()) {
                 self.close(&key, None, now);
             }
         }
@@ -329,7 +335,7 @@ impl<O: Opener> PortManager<O> {
     pub fn ports(&self) -> plan::Ports {
         let mut out = plan::Ports::default();
         for (key, entry) in &self.entries {
-            if !matches!(entry.state, State::Up { .. }) {
+            if !entry.is_up() {
                 continue;
             }
             match key {
@@ -359,7 +365,7 @@ impl<O: Opener> PortManager<O> {
 
     /// Whether the uplink is open.
     pub fn is_up(&self, key: &Key) -> bool {
-        self.entries.get(key).is_some_and(|e| matches!(e.state, State::Up { .. }))
+        self.entries.get(key).is_some_and(|e| e.is_up())
     }
 
     /// All ports for people; one row per number in use.

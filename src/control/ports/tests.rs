@@ -10,6 +10,7 @@ struct Fake {
     broken: bool,
     opened: Vec<String>,
     discarded: Vec<String>,
+    resized: Vec<u32>,
 }
 
 impl Fake {
@@ -32,6 +33,10 @@ impl Opener for Fake {
     }
     fn host(&mut self, wish: &Wish) -> Result<Opened, Vec<String>> {
         self.queues(wish)
+    }
+    fn resize(&mut self, wish: &Wish) -> bool {
+        self.resized.push(wish.mtu);
+        !self.broken
     }
     fn discard(&mut self, wish: &Wish) {
         self.discarded.push(wish.interface.clone());
@@ -162,4 +167,26 @@ fn a_dead_worker_means_fresh_ports() {
     b.manager.worker_gone(0, b.now);
     assert!(b.manager.tick(0, b.now));
     assert_eq!(b.obey(), [1]);
+}
+
+#[test]
+fn a_device_of_ours_changes_its_mtu_without_being_opened_again() {
+    let mut b = Bench::new();
+    let made = |mtu| Wish { ifindex: 0, mtu, ..wish("eth0", None) };
+    b.sync(&[("a", made(1450))]);
+    assert_eq!(b.obey(), [1]);
+    assert!(b.sync(&[("a", made(1480))]), "the data plane has to know");
+    assert_eq!((b.obey().len(), &b.manager.opener().resized[..]), (0, &[1480][..]));
+    assert_eq!(b.manager.ports().workloads["a"].out.mtu, 1480);
+    assert!(!b.sync(&[("a", made(1480))]));
+    // Where that fails, and on an interface of somebody else, the port is opened again.
+    b.manager.opener().broken = true;
+    b.sync(&[("a", made(1450))]);
+    assert_eq!(b.obey(), [-1]);
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None))]);
+    b.obey();
+    b.sync(&[("a", Wish { mtu: 1450, ..wish("cali1", None) })]);
+    assert!(b.manager.opener().resized.is_empty());
+    assert_eq!(b.obey(), [-1]);
 }

@@ -67,6 +67,11 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// Whether it is a device that we make, and the same but for its MTU.
+    pub(super) fn differs_in_mtu_alone(&self, other: &Wish) -> bool {
+        self.ifindex == 0 && Wish { mtu: other.mtu, ..self.clone() } == *other
+    }
+
     /// Whether a device made for one serves for the other.
     pub(super) fn same_device(&self, other: &Wish) -> bool {
         (&self.interface, &self.netns) == (&other.interface, &other.netns)

@@ -93,7 +93,25 @@ struct Attachment {
 ///
 /// Errors: fewer queues than workers; another XDP program or AF_XDP socket is there; the driver or kernel lacks
 /// what is required; missing privileges (CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF). Nothing stays behind.
+///
+/// The kernel frees queues and hooks of closed sockets a moment after the close: a busy one is tried again for up
+/// to 200 ms, so that a port can be reopened at once.
 pub fn open(spec: &XskSpec<'_>) -> Result<Vec<XskPort>, OpenError> {
+    let mut result = open_once(spec);
+    for _ in 0..BUSY_TRIES {
+        match &result {
+            Err(e) if matches!(e.errno(), Some(libc::EBUSY | libc::EEXIST)) => std::thread::sleep(BUSY_PAUSE),
+            _ => break,
+        }
+        result = open_once(spec);
+    }
+    result
+}
+
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
+fn open_once(spec: &XskSpec<'_>) -> Result<Vec<XskPort>, OpenError> {
     let name = spec.interface;
     let step = |what: &str| format!("AF_XDP on {name}: {what}");
     let refuse = |what: String, hint| OpenError::Refused { what, hint };

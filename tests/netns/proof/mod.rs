@@ -1,0 +1,12 @@
+//! The whole program proven in labs: nodes with an engine each (the built program, not the library), pods, and
+//! the kernel's own VXLAN device as a peer.
+
+mod faults;
+mod hops;
+mod kernel_peer;
+mod lab;
+mod modes;
+mod pairs;
+mod spoof;
+mod traffic;
+mod uplink;
