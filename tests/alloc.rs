@@ -133,6 +133,16 @@ fn vxlan_decapsulation() {
 }
 
 #[test]
+fn joining() {
+    let mut s = Setup::new(ME);
+    let (a, b) = (s.pod(1), s.offload_pod(2));
+    // Equal datagrams with DF make super-frames of a whole burst, long ones in big slots.
+    for len in [64, 1000] {
+        forwards_without_allocating(&s, a, from_pod(&Ip4::new(ME.pod(1), ME.pod(2)).udp(1, 2, &vec![0; len])), b);
+    }
+}
+
+#[test]
 fn arp() {
     let (s, a, ..) = site(Medium::Ethernet);
     forwards_without_allocating(&s, a, ArpFrame::request(ME.pod_mac(1), ME.pod(1), tortie::arp::GATEWAY).bytes(), a);

@@ -42,12 +42,14 @@ pub struct PortCounters {
     pub tx_dropped: Counter,
 }
 
-/// All counters of one worker. The law: `received + generated = sent + punted + dropped + held`.
+/// All counters of one worker. The law: `received + generated = sent + punted + dropped + coalesced + held`.
 pub struct Counters {
     pub received: Counter,
     /// Packets that were made here: ICMP errors, ARP requests, fragments and segments beyond the first.
     pub generated: Counter,
     pub sent: Counter,
+    /// Packets that were joined to the one before them: a super-frame of n counts n - 1 here, and one as sent.
+    pub coalesced: Counter,
     /// Packets that wait for a neighbour or for room on a port; a gauge.
     pub held: Counter,
     pub punted: [Counter; PuntReason::COUNT],
@@ -69,6 +71,7 @@ impl Default for Counters {
             received: Counter::default(),
             generated: Counter::default(),
             sent: Counter::default(),
+            coalesced: Counter::default(),
             held: Counter::default(),
             punted: std::array::from_fn(|_| Counter::default()),
             dropped: std::array::from_fn(|_| Counter::default()),
@@ -112,10 +115,11 @@ impl Counters {
         self.punted[reason.index()].add(n);
     }
 
-    /// Both sides of the law: (received + generated, sent + punted + dropped + held). Equal whenever the
-    /// worker is between turns.
+    /// Both sides of the law: (received + generated, sent + punted + dropped + coalesced + held). Equal whenever
+    /// the worker is between turns.
     pub fn balance(&self) -> (u64, u64) {
-        let out = self.sent.get() + self.held.get() + self.punted.iter().chain(&self.dropped).map(Counter::get).sum::<u64>();
+        let ends = self.punted.iter().chain(&self.dropped).map(Counter::get).sum::<u64>();
+        let out = self.sent.get() + self.coalesced.get() + self.held.get() + ends;
         (self.received.get() + self.generated.get(), out)
     }
 }

@@ -80,5 +80,6 @@ impl Forwarder {
             }
         }
         self.retried = retried;
+        self.depart(snap);
     }
 }

@@ -1,8 +1,8 @@
 //! Forwarding: parse, look up, act. One [`Forwarder`] per worker holds what packets need on their way (slots,
 //! output queues, packets that wait for a neighbour); all knowledge of the network comes with the [`Snapshot`].
 //!
-//! Every frame given to [`Forwarder::process`] ends as sent, punted, dropped under a reason, or held for a
-//! neighbour, and is counted as such; [`Counters::balance`] states the law.
+//! Every frame given to [`Forwarder::process`] ends as sent, punted, dropped under a reason, joined to another
+//! (coalesced), or held for a neighbour, and is counted as such; [`Counters::balance`] states the law.
 
 pub mod counters;
 pub mod decap;
@@ -14,6 +14,7 @@ mod queue;
 pub use counters::Counters;
 
 use crate::drop::DropReason;
+use crate::encap::coalesce::Trains;
 use crate::fib::{AdjId, AdjKind};
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
 use crate::icmp;
@@ -64,6 +65,8 @@ pub struct Forwarder {
     adjs: [AdjId; BURST],
     segments: Batch,
     fragments: Batch,
+    /// Packets of the burst at hand for ports that take super-frames.
+    trains: Trains,
     /// Identification of the next outer header.
     ip_id: u16,
     limiter: icmp::Limiter,
@@ -85,6 +88,7 @@ impl Forwarder {
             adjs: [AdjId::NO_ROUTE; BURST],
             segments: Batch::with_capacity(SEGMENTS_MAX),
             fragments: Batch::with_capacity(crate::encap::fragment::FRAGMENTS_MAX),
+            trains: Trains::new(),
             ip_id: 0,
             limiter: icmp::Limiter::default(),
             now_ms: 0,
@@ -140,6 +144,7 @@ impl Forwarder {
         for (i, f) in work.drain().enumerate() {
             self.act(snap, origin, f, self.adjs[i]);
         }
+        self.depart(snap);
     }
 
     /// Sends one packet on its way: a made one, or one that waited.
@@ -156,16 +161,16 @@ impl Forwarder {
             AdjKind::Drop(reason) => return self.discard(f, reason),
             // The host routed it here because a pool covers it; handing it back would make it circle.
             AdjKind::Punt(_) if origin == Origin::Host => return self.discard(f, DropReason::NoRoute),
-            AdjKind::Punt(reason) => return self.punt(f, adj, reason),
+            AdjKind::Punt(reason) => return self.punt(snap, f, id, reason),
             _ => {}
         }
         if origin == Origin::Routed && ipv4::ttl(self.pool.data(&f)) <= 1 {
             return self.reject(snap, f, DropReason::TtlExpired, icmp::Error::TimeExceeded);
         }
         if f.len() > usize::from(adj.mtu) {
-            return self.oversize(snap, origin, f, adj);
+            return self.oversize(snap, origin, f, id);
         }
-        self.forward(snap, origin, f, adj);
+        self.forward(snap, origin, f, id, adj);
     }
 
     /// Counts a drop and gives the slot back.

@@ -3,7 +3,7 @@
 use super::{Forwarder, Origin};
 use crate::drop::{DropReason, PuntReason};
 use crate::encap::{ecn, fragment, push, rewrite, segment};
-use crate::fib::{AdjKind, Adjacency};
+use crate::fib::{AdjId, AdjKind, Adjacency};
 use crate::frame::{Csum, Frame, Gso, GsoKind};
 use crate::icmp;
 use crate::snapshot::Snapshot;
@@ -12,7 +12,7 @@ use crate::wire::{flow, ipv4, l4};
 impl Forwarder {
     /// A packet that fits its next hop: TTL, then out, in segments if the port takes no super-frames.
     #[inline(always)]
-    pub(super) fn forward(&mut self, snap: &Snapshot, origin: Origin, mut f: Frame, adj: &Adjacency) {
+    pub(super) fn forward(&mut self, snap: &Snapshot, origin: Origin, mut f: Frame, id: AdjId, adj: &Adjacency) {
         if origin == Origin::Routed {
             ipv4::decrement_ttl(self.pool.data_mut(&f));
         }
@@ -20,23 +20,33 @@ impl Forwarder {
             return self.hold(snap, f, adj);
         }
         match f.gso {
-            Some(gso) if !adj.gso.takes(gso.kind) => self.segmented(f, |this, s| this.emit(s, adj)),
+            Some(gso) if !adj.gso.takes(gso.kind) => {
+                self.depart(snap);
+                self.segmented(f, |this, s| this.emit(s, adj));
+            }
             _ => {
                 self.settle_checksum(&mut f, adj.partial_csum);
-                self.emit(f, adj);
+                if takes_joined(adj) {
+                    self.join(snap, f, id, adj);
+                } else {
+                    self.emit(f, adj);
+                }
             }
         }
     }
 
     /// A packet longer than the next hop's MTU: a super-frame whose segments fit, or one to refuse or fragment.
     #[cold]
-    pub(super) fn oversize(&mut self, snap: &Snapshot, origin: Origin, mut f: Frame, adj: &Adjacency) {
+    pub(super) fn oversize(&mut self, snap: &Snapshot, origin: Origin, mut f: Frame, id: AdjId) {
+        let adj = snap.adjacencies.get(id);
+        // Fragments do not pass by what came before them.
+        self.depart(snap);
         let mtu = usize::from(adj.mtu);
         self.resolve_checksum(&mut f);
         self.imply_gso(&mut f, mtu);
         let p = self.pool.data(&f);
         if f.gso.is_some_and(|gso| segment_len(p, gso) <= mtu) {
-            return self.forward(snap, origin, f, adj);
+            return self.forward(snap, origin, f, id, adj);
         }
         if ipv4::dont_fragment(p) {
             return self.reject(snap, f, DropReason::MtuExceeded, icmp::Error::FragmentationNeeded { mtu: adj.mtu });
@@ -53,12 +63,50 @@ impl Forwarder {
     }
 
     /// To the host stack, as it is.
-    pub(super) fn punt(&mut self, mut f: Frame, adj: &Adjacency, reason: PuntReason) {
+    pub(super) fn punt(&mut self, snap: &Snapshot, mut f: Frame, id: AdjId, reason: PuntReason) {
+        let adj = snap.adjacencies.get(id);
         if f.gso.is_some_and(|gso| !adj.gso.takes(gso.kind)) {
+            self.depart(snap);
             return self.segmented(f, |this, s| this.enqueue_punt(adj.port, s, reason));
         }
         self.settle_checksum(&mut f, adj.partial_csum);
-        self.enqueue_punt(adj.port, f, reason);
+        if takes_joined(adj) {
+            self.join(snap, f, id, adj);
+        } else {
+            self.enqueue_punt(adj.port, f, reason);
+        }
+    }
+
+    /// Keeps a packet until the end of the burst, joined to its predecessor if it can be.
+    #[inline]
+    fn join(&mut self, snap: &Snapshot, f: Frame, id: AdjId, adj: &Adjacency) {
+        if self.trains.is_full() {
+            self.depart(snap);
+        }
+        if self.trains.add(&mut self.pool, f, id, adj.gso) {
+            self.counters.coalesced.add(1);
+        }
+    }
+
+    /// Sends what [`Forwarder::join`] kept, in order.
+    #[inline(always)]
+    pub(super) fn depart(&mut self, snap: &Snapshot) {
+        if !self.trains.is_empty() {
+            self.depart_all(snap);
+        }
+    }
+
+    fn depart_all(&mut self, snap: &Snapshot) {
+        let mut trains = std::mem::take(&mut self.trains);
+        for t in trains.drain() {
+            let (f, id) = t.finish(&mut self.pool);
+            let adj = snap.adjacencies.get(id);
+            match adj.kind {
+                AdjKind::Punt(reason) => self.enqueue_punt(adj.port, f, reason),
+                _ => self.emit(f, adj),
+            }
+        }
+        self.trains = trains;
     }
 
     /// Encapsulates and queues. The frame's checksum state suits the port.
@@ -170,6 +218,12 @@ impl Forwarder {
             f.gso = Some(Gso { kind: GsoKind::Tcp4, size: (mtu - headers) as u16 });
         }
     }
+}
+
+/// Whether packets for the adjacency are joined: into a local stack, through a port that takes the result.
+#[inline(always)]
+fn takes_joined(adj: &Adjacency) -> bool {
+    adj.partial_csum && (adj.gso.tcp4 || adj.gso.udp) && matches!(adj.kind, AdjKind::Deliver | AdjKind::Punt(_))
 }
 
 /// IP and L4 header bytes of a TCP or UDP packet whose L4 header is known to be there.

@@ -91,6 +91,7 @@ impl Source for Shared {
             total.sent += r.sent;
             total.punted += r.punted;
             total.dropped += r.dropped;
+            total.coalesced += r.coalesced;
             total.held += r.held;
             total.turns += r.turns;
             total.idle_turns += r.idle_turns;
@@ -127,6 +128,7 @@ fn counter_row(index: usize, c: &Counters) -> CounterRow {
         sent: c.sent.get(),
         punted: c.punted.iter().map(|p| p.get()).sum(),
         dropped: c.dropped.iter().map(|d| d.get()).sum(),
+        coalesced: c.coalesced.get(),
         held: c.held.get(),
         turns: c.turns.get(),
         idle_turns: c.idle_turns.get(),

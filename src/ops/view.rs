@@ -68,7 +68,8 @@ pub struct DropRow {
     pub packets: u64,
 }
 
-/// One worker's counters, or their sum. `received + generated = sent + punted + dropped + held`.
+/// One worker's counters, or their sum. `received + generated = sent + punted + dropped + coalesced +
+/// held`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterRow {
     /// Worker number, or `total`.
@@ -78,6 +79,7 @@ pub struct CounterRow {
     pub sent: u64,
     pub punted: u64,
     pub dropped: u64,
+    pub coalesced: u64,
     pub held: u64,
     pub turns: u64,
     pub idle_turns: u64,

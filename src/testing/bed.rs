@@ -20,6 +20,7 @@ pub struct Delta {
     received: u64,
     generated: u64,
     sent: u64,
+    coalesced: u64,
     held: i64,
     punted: Vec<(PuntReason, u64)>,
     dropped: Vec<(DropReason, u64)>,
@@ -34,6 +35,9 @@ impl Delta {
     }
     pub fn sent(self, n: u64) -> Delta {
         Delta { sent: n, ..self }
+    }
+    pub fn coalesced(self, n: u64) -> Delta {
+        Delta { coalesced: n, ..self }
     }
     pub fn held(self, n: i64) -> Delta {
         Delta { held: n, ..self }
@@ -56,6 +60,7 @@ struct Totals {
     received: u64,
     generated: u64,
     sent: u64,
+    coalesced: u64,
     held: u64,
     punted: Vec<u64>,
     dropped: Vec<u64>,
@@ -67,6 +72,7 @@ impl Totals {
             received: c.received.get(),
             generated: c.generated.get(),
             sent: c.sent.get(),
+            coalesced: c.coalesced.get(),
             held: c.held.get(),
             punted: c.punted.iter().map(|n| n.get()).collect(),
             dropped: c.dropped.iter().map(|n| n.get()).collect(),
@@ -81,6 +87,7 @@ impl Totals {
             received: self.received - old.received,
             generated: self.generated - old.generated,
             sent: self.sent - old.sent,
+            coalesced: self.coalesced - old.coalesced,
             held: self.held as i64 - old.held as i64,
             punted: changes(&self.punted, &old.punted).into_iter().map(|(i, n)| (PuntReason::ALL[i], n)).collect(),
             dropped: changes(&self.dropped, &old.dropped).into_iter().map(|(i, n)| (DropReason::ALL[i], n)).collect(),

@@ -11,11 +11,11 @@ use crate::worker::Counters;
 use etherparse::{IpNumber, Ipv4Header, LaxSlicedPacket, TcpSlice, UdpSlice};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// received + generated = sent + punted + dropped + held.
+/// received + generated = sent + punted + dropped + coalesced + held.
 pub fn law(c: &Counters) -> Result<(), String> {
     match c.balance() {
         (inn, out) if inn == out => Ok(()),
-        (inn, out) => Err(format!("received + generated is {inn}, sent + punted + dropped + held is {out}")),
+        (inn, out) => Err(format!("received + generated is {inn}, sent + punted + dropped + coalesced + held is {out}")),
     }
 }
 

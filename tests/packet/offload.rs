@@ -155,3 +155,87 @@ fn an_unfinished_checksum_is_finished_only_where_it_must_be() {
         inner(&bed.recv(up).unwrap()).l4().unwrap();
     }
 }
+
+/// Successive segments of `len` bytes each from a pod of the peer.
+fn segments(n: usize, len: usize, change: impl Fn(usize, &mut Vec<u8>)) -> Vec<Vec<u8>> {
+    let data = build::pattern(n * len);
+    let make = |(i, part)| {
+        let mut p = Ip4::new(PEER.pod(1), ME.pod(2)).id(i as u16).tcp(1, 2, 7 + (i * len) as u32, part);
+        change(i, &mut p);
+        p
+    };
+    data.chunks(len).enumerate().map(make).collect()
+}
+
+#[test]
+fn segments_from_the_tunnel_are_joined_for_a_pod_that_takes_superframes() {
+    let (s, [_, b, c, up]) = site();
+    let mut bed = Bed::new(&s);
+    for p in segments(44, 1398, |_, _| ()) {
+        bed.send(up, PEER.vxlan_to(ME).frame(&p));
+    }
+    bed.run();
+    assert_eq!(bed.delta(), Delta::received(44).sent(1).coalesced(43));
+    let got = bed.recv(b).unwrap();
+    assert_eq!((got.gso, got.partial), (Some(TCP), Some((34, 16))));
+    let mut finished = got.bytes.clone();
+    build::finish(&mut finished[14..]);
+    let packet = delivered(2, &Wired { bytes: finished, partial: None, ..got });
+    packet.l4().unwrap();
+    assert_eq!((packet.ttl(), &packet.payload[20..]), (63, &build::pattern(44 * 1398)[..]));
+    // The other pod's port does not take them: each goes on its own.
+    for i in 0..3 {
+        bed.send(up, PEER.vxlan_to(ME).frame(&Ip4::new(PEER.pod(1), ME.pod(3)).tcp(1, 2, i * 10, &[0; 10])));
+    }
+    bed.run();
+    assert_eq!(bed.delta(), Delta::received(3).sent(3));
+    assert_eq!(bed.drain(c).len(), 3);
+}
+
+#[test]
+fn a_damaged_segment_reaches_the_pod_as_it_is() {
+    let (s, [_, b, _, up]) = site();
+    let mut bed = Bed::new(&s);
+    let damage = |i, p: &mut Vec<u8>| {
+        if i == 5 {
+            p[60] ^= 1;
+        }
+    };
+    for p in segments(10, 1000, damage) {
+        bed.send(up, PEER.vxlan_to(ME).frame(&p));
+    }
+    bed.run();
+    assert_eq!(bed.delta(), Delta::received(10).sent(3).coalesced(7));
+    let got = bed.drain(b);
+    assert_eq!(got.iter().map(|w| w.bytes.len()).collect::<Vec<_>>(), [54 + 5000, 54 + 1000, 54 + 4000]);
+    assert_eq!((got[1].partial, got[1].gso), (None, None));
+    delivered(2, &got[1]).l4().unwrap_err();
+}
+
+#[test]
+fn datagrams_are_joined_and_what_is_too_long_keeps_its_place() {
+    let (s, [a, b, ..]) = site();
+    let mut bed = Bed::new(&s);
+    for (i, len) in [500, 500, 200, 2000, 500, 500].into_iter().enumerate() {
+        let ip = Ip4::new(ME.pod(1), ME.pod(2)).may_fragment().id(i as u16);
+        bed.send(a, from_pod(1, &ip.udp(1, 2, &build::pattern(len))));
+    }
+    bed.run();
+    assert_eq!(bed.delta(), Delta::received(6).generated(1).sent(4).coalesced(3));
+    let lengths: Vec<_> = bed.drain(b).iter().map(|w| w.bytes.len()).collect();
+    assert_eq!((lengths[0], lengths[3], lengths.len()), (42 + 1200, 42 + 1000, 4));
+}
+
+#[test]
+fn the_host_stack_takes_joined_packets_too() {
+    let mut s = Setup::new(ME);
+    let (a, host) = (s.pod(1), s.host());
+    s.ports[host.index()].caps = tortie::testing::net::offloads(Medium::Ip, 1450);
+    let mut bed = Bed::new(&s);
+    for i in 0..4 {
+        bed.send(a, from_pod(1, &Ip4::new(ME.pod(1), ME.address()).id(i as u16).tcp(1, 2, i * 100, &[0; 100])));
+    }
+    bed.run();
+    assert_eq!(bed.delta(), Delta::received(4).punted(tortie::drop::PuntReason::HostAddress, 1).coalesced(3));
+    assert_eq!(bed.recv(host).unwrap().bytes.len(), 440);
+}

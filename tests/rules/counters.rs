@@ -9,17 +9,18 @@ const HEAD: &str = "\
 
 <!-- Generated from src/drop.rs by tests/rules; do not edit. `TORTIE_BLESS=1 cargo test --test rules` rewrites it. -->
 
-Every packet ends in one of five ways, and each end is counted once, per worker:
+Every packet ends in one of six ways, and each end is counted once, per worker:
 
 ```
-received + generated = sent + punted + dropped + held
+received + generated = sent + punted + dropped + coalesced + held
 ```
 
 *Received* are frames that ports took in (a super-frame counts as one). *Generated* are packets made here: ICMP
 errors, ARP requests, and the fragments and segments beyond the first of a packet that was split. *Sent* left by
-a port. *Punted* were handed to the host stack. *Dropped* ended under one of the reasons below. *Held* wait for a
-neighbour or for room on a port: a gauge, not a counter. The two sides are equal whenever a worker is between two
-turns of its loop; every packet test asserts it.
+a port. *Punted* were handed to the host stack. *Dropped* ended under one of the reasons below. *Coalesced*
+were joined to the packet before them, for a pod or a host stack that takes super-frames: of n joined packets, one
+is sent and n - 1 are coalesced. *Held* wait for a neighbour or for room on a port: a gauge, not a counter. The two
+sides are equal whenever a worker is between two turns of its loop; every packet test asserts it.
 
 `tortie drops` lists the reasons that occurred; `tortie counters` adds ports and adjacencies.
 ";

@@ -111,9 +111,9 @@ impl Lab {
             let now: Vec<_> = rows.iter().map(flow).collect();
             let still = last.as_ref() == Some(&now);
             last = Some(now);
-            still && rows.iter().all(|r| r.received + r.generated == r.sent + r.punted + r.dropped + r.held)
+            still && rows.iter().all(|r| r.received + r.generated == r.sent + r.punted + r.dropped + r.coalesced + r.held)
         };
-        self.wait(&format!("received + generated = sent + punted + dropped + held on {node}"), Duration::from_secs(5), at_rest);
+        self.wait(&format!("received + generated = sent + punted + dropped + coalesced + held on {node}"), Duration::from_secs(5), at_rest);
         let total = self.client(node).counters().unwrap().pop().unwrap();
         assert!(total.worker == "total" && total.received > 0 && total.held == 0, "{total:?}");
     }
