@@ -133,3 +133,24 @@ pub struct LocalEndpoint {
     pub sources: Vec<Ipv4Net>,
     pub mac: Option<Mac>,
 }
+
+#[cfg(test)]
+impl ThisNode {
+    /// Node `a` of the control plane's unit tests: 10.1.0.1/24, tunnel address 10.244.1.0, VXLAN in use.
+    pub fn sample() -> ThisNode {
+        ThisNode {
+            name: "a".into(),
+            address: Ipv4Net::new_assert([10, 1, 0, 1].into(), 24),
+            tunnel_address: Some([10, 244, 1, 0].into()),
+            vtep_mac: Mac([0x66, 0, 0, 0, 0, 1]),
+            vni: Vni::CALICO,
+            vxlan_port: 4789,
+            vxlan_mtu: None,
+            ipip_mtu: None,
+            workloads_may_vxlan: false,
+            workloads_may_ipip: false,
+            vxlan_enabled: true,
+            ipip_enabled: false,
+        }
+    }
+}

@@ -92,9 +92,10 @@ impl Worker {
                 Ok(Err(e)) => format!("epoll failed: {e}"),
                 Err(panic) => panic_message(panic.as_ref()),
             };
+            // What waited is lost with the rest, so it must not count as held any more.
+            self.counters.held.set(0);
             let (inn, out) = self.counters.balance();
             self.counters.count_drop(DropReason::WorkerRestart, inn.saturating_sub(out));
-            self.counters.held.set(0);
             let (index, mailbox) = (self.index, self.mailbox.clone());
             // The ports go first: whoever hears of the panic may open them again.
             drop(self);
@@ -140,10 +141,15 @@ impl Worker {
             self.mailbox.worker_waker.clear();
         }
         if timeout == SLEEP_MS && found.ports == 0 && !found.mailbox {
-            let open = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
-            self.ready.extend(open.map(|(i, _)| PortId(i as u16)));
+            self.all_ready();
         }
         Ok(())
+    }
+
+    /// Puts every open port on the list of this turn.
+    fn all_ready(&mut self) {
+        let open = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
+        self.ready.extend(open.map(|(i, _)| PortId(i as u16)));
     }
 
     /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
@@ -155,8 +161,7 @@ impl Worker {
     /// The same at a time of the caller's choice, milliseconds since any fixed moment; it must not go back.
     pub fn turn_at(&mut self, now_ms: u64) -> bool {
         self.ready.clear();
-        let open = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
-        self.ready.extend(open.map(|(i, _)| PortId(i as u16)));
+        self.all_ready();
         self.turn_ready(now_ms)
     }
 

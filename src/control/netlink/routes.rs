@@ -124,26 +124,9 @@ pub fn diff(wanted: &BTreeSet<HostRoute>, view: &View) -> RouteDiff {
 mod tests {
     use super::*;
     use crate::control::desired::ThisNode;
-    use crate::wire::{Mac, vxlan::Vni};
 
     fn desired() -> Desired {
-        let mut d = Desired {
-            node: Some(ThisNode {
-                name: "a".into(),
-                address: "10.1.0.1/24".parse().unwrap(),
-                tunnel_address: Some([10, 244, 1, 0].into()),
-                vtep_mac: Mac([0x66, 0, 0, 0, 0, 1]),
-                vni: Vni::CALICO,
-                vxlan_port: 4789,
-                vxlan_mtu: None,
-                ipip_mtu: None,
-                workloads_may_vxlan: false,
-                workloads_may_ipip: false,
-                vxlan_enabled: true,
-                ipip_enabled: false,
-            }),
-            ..Desired::default()
-        };
+        let mut d = Desired { node: Some(ThisNode::sample()), ..Desired::default() };
         d.pools.insert("10.244.0.0/16".parse().unwrap());
         d.routes.insert("10.244.2.0/26".parse().unwrap(), Route::Direct { node: "b".into(), address: [10, 1, 0, 2].into() });
         d.routes.insert("10.244.1.0/26".parse().unwrap(), Route::Blackhole);

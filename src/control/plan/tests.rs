@@ -5,7 +5,7 @@ use crate::drop::DropReason;
 use crate::frame::GsoSet;
 use crate::port::Medium;
 use crate::snapshot::{Reader, channel};
-use crate::wire::{Mac, vxlan::Vni};
+use crate::wire::Mac;
 
 const UPLINK: u32 = 2;
 const MAC_A: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -89,23 +89,7 @@ impl World {
 }
 
 fn desired() -> Desired {
-    let mut d = Desired {
-        node: Some(ThisNode {
-            name: "a".into(),
-            address: net("10.1.0.1/24"),
-            tunnel_address: Some(ip("10.244.1.0")),
-            vtep_mac: Mac([0x66, 0, 0, 0, 0, 1]),
-            vni: Vni::CALICO,
-            vxlan_port: 4789,
-            vxlan_mtu: None,
-            ipip_mtu: None,
-            workloads_may_vxlan: false,
-            workloads_may_ipip: false,
-            vxlan_enabled: true,
-            ipip_enabled: false,
-        }),
-        ..Desired::default()
-    };
+    let mut d = Desired { node: Some(ThisNode::sample()), ..Desired::default() };
     d.endpoints.insert(
         "ns/pod".into(),
         LocalEndpoint {
