@@ -145,7 +145,7 @@ pub fn remote(encap: Encap, peer: Ipv4Addr) -> Adjacency {
         Encap::Vxlan => (AdjKind::Vxlan, rewrite::vxlan_ethernet(LINK, NODE, peer, 4789, Vni::CALICO, VTEP), 1450),
         Encap::Ipip => (AdjKind::Ipip, rewrite::ipip_ethernet(LINK, NODE, peer), 1480),
     };
-    Adjacency { rewrite, kind, port: UPLINK, mtu, gso: GsoSet::NONE, partial_csum: false, peer: peer.into() }
+    Adjacency { rewrite, kind, port: UPLINK, mtu, gso: GsoSet::NONE, partial_csum: false, joins: false, peer: peer.into() }
 }
 
 /// A node with one pod, and `routes` spread over 5,000 remote nodes.

@@ -10,8 +10,8 @@ use crate::wire::{be16, be32, checksum, flow, ipv4, l4, put16};
 
 /// Most segments in one super-frame: what Linux joins of UDP, and more than a burst has of anything.
 const SEGMENTS_MAX: u16 = 64;
-/// Longest IPv4 packet.
-const LENGTH_MAX: usize = u16::MAX as usize;
+/// Longest super-frame: an IPv4 packet that leaves room for the outer headers in one that is as long as they get.
+const LENGTH_MAX: usize = u16::MAX as usize - 64;
 /// Entries of the table that finds a flow's last train; two flows of a burst seldom share one.
 const BUCKETS: usize = 1024;
 

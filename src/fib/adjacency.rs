@@ -82,6 +82,8 @@ pub struct Adjacency {
     pub gso: crate::frame::GsoSet,
     /// Whether the port takes unfinished L4 checksums.
     pub partial_csum: bool,
+    /// Whether packets of a burst are joined to super-frames of these kinds.
+    pub joins: bool,
     /// The node's underlay address (`Vxlan`, `Ipip`), or the next hop that `Glean` waits for.
     pub peer: IpAddr,
 }
@@ -96,6 +98,7 @@ impl Adjacency {
             mtu: u16::MAX,
             gso: crate::frame::GsoSet::NONE,
             partial_csum: false,
+            joins: false,
             peer: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
         }
     }

@@ -25,10 +25,11 @@ impl Forwarder {
                 self.segmented(f, |this, s| this.emit(s, adj));
             }
             _ => {
-                self.settle_checksum(&mut f, adj.partial_csum);
                 if takes_joined(adj) {
+                    self.resolve_checksum(&mut f);
                     self.join(snap, f, id, adj);
                 } else {
+                    self.settle_checksum(&mut f, adj.partial_csum);
                     self.emit(f, adj);
                 }
             }
@@ -69,10 +70,11 @@ impl Forwarder {
             self.depart(snap);
             return self.segmented(f, |this, s| this.enqueue_punt(adj.port, s, reason));
         }
-        self.settle_checksum(&mut f, adj.partial_csum);
         if takes_joined(adj) {
+            self.resolve_checksum(&mut f);
             self.join(snap, f, id, adj);
         } else {
+            self.settle_checksum(&mut f, adj.partial_csum);
             self.enqueue_punt(adj.port, f, reason);
         }
     }
@@ -99,8 +101,9 @@ impl Forwarder {
     fn depart_all(&mut self, snap: &Snapshot) {
         let mut trains = std::mem::take(&mut self.trains);
         for t in trains.drain() {
-            let (f, id) = t.finish(&mut self.pool);
+            let (mut f, id) = t.finish(&mut self.pool);
             let adj = snap.adjacencies.get(id);
+            self.settle_checksum(&mut f, adj.partial_csum);
             match adj.kind {
                 AdjKind::Punt(reason) => self.enqueue_punt(adj.port, f, reason),
                 _ => self.emit(f, adj),
@@ -220,10 +223,10 @@ impl Forwarder {
     }
 }
 
-/// Whether packets for the adjacency are joined: into a local stack, through a port that takes the result.
+/// Whether packets for the adjacency are joined, and to something that its port takes.
 #[inline(always)]
 fn takes_joined(adj: &Adjacency) -> bool {
-    adj.partial_csum && (adj.gso.tcp4 || adj.gso.udp) && matches!(adj.kind, AdjKind::Deliver | AdjKind::Punt(_))
+    adj.joins && (adj.gso.tcp4 || adj.gso.udp)
 }
 
 /// IP and L4 header bytes of a TCP or UDP packet whose L4 header is known to be there.

@@ -12,6 +12,7 @@ pub mod packet;
 mod pair;
 pub mod raw;
 pub mod sys;
+mod tcx;
 pub mod tun;
 pub mod udp;
 pub mod vnet;
@@ -20,6 +21,7 @@ pub mod xsk;
 pub use error::OpenError;
 
 use crate::drop::DropReason;
+use crate::fib::AdjKind;
 use crate::frame::{Batch, FramePool, GsoSet};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -41,8 +43,23 @@ pub enum Medium {
 pub enum TxCsum {
     /// The forward path, before the frame reaches the port.
     Software,
+    /// The same for ordinary frames; super-frames come with it unfinished, and the fewer and longer they are the
+    /// better, so packets of a flow are joined.
+    SuperFrames,
     /// The port takes frames with `Csum::Partial` (a virtio-net header says so to the other side).
     Port,
+}
+
+impl TxCsum {
+    /// Whether packets are worth joining before they leave by an adjacency of this kind: into a local stack, or
+    /// through a port that says so.
+    pub fn joins(self, kind: AdjKind) -> bool {
+        match self {
+            TxCsum::Software => false,
+            TxCsum::SuperFrames => kind == AdjKind::Vxlan,
+            TxCsum::Port => matches!(kind, AdjKind::Deliver | AdjKind::Punt(_)),
+        }
+    }
 }
 
 /// What a port can do; constant while it is open.

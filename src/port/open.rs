@@ -146,7 +146,8 @@ fn uplink_xdp(spec: &UplinkSpec<'_>, zero_copy: ZeroCopy) -> Result<Vec<xsk::Xsk
 /// Without VXLAN's socket there is no socket uplink; without the others their routes drop, and that is said.
 fn uplink_sockets(spec: &UplinkSpec<'_>, refused: &mut Vec<String>) -> Result<UplinkPorts, OpenError> {
     let queues = spec.umems.len() as u16;
-    let vxlan = udp::open(&udp::UdpSpec { node: spec.node, port: spec.port, queues, interface: spec.interface })?;
+    let vxlan = udp::open(&udp::UdpSpec { node: spec.node, port: spec.port, queues, interface: spec.interface, whole: true })?;
+    refused.extend(vxlan.first().and_then(|p| p.refusal()).map(|why| format!("udp: super-frames are cut in userspace: {why}")));
     let ipip = raw::open(&raw::RawSpec { node: spec.node, queues, interface: spec.interface }).unwrap_or_else(|e| {
         refused.push(format!("{}; routes over IP-in-IP drop", line("raw", &e)));
         Vec::new()

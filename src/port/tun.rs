@@ -91,7 +91,7 @@ fn not_ours(name: &str) -> OpenError {
 
 fn open_here(spec: &TunSpec) -> Result<Vec<TunPort>, OpenError> {
     let queues = spec.queues.max(1);
-    let files = (0..queues).map(|_| attach(spec, queues)).collect::<Result<Vec<File>, OpenError>>()?;
+    let files = (0..queues).map(|_| attach(&spec.name, spec.mode, queues, vnet::LEN)).collect::<Result<Vec<File>, OpenError>>()?;
     let fail = |step: &str, e| OpenError::io(format!("{}: {step}", spec.name), e);
     let gso = offload(&files[0]).map_err(|e| fail("TUNSETOFFLOAD", e))?;
     set_persist(&files[0], spec.persist).map_err(|e| fail("TUNSETPERSIST", e))?;
@@ -107,10 +107,9 @@ fn open_here(spec: &TunSpec) -> Result<Vec<TunPort>, OpenError> {
     Ok(files.into_iter().zip(0..).map(|(file, queue)| TunPort { caps: caps(queue), file }).collect())
 }
 
-/// One more queue of the device.
-fn attach(spec: &TunSpec, queues: u16) -> Result<File, OpenError> {
+/// One more queue of the device, whose frames have a virtio-net header of `header` bytes.
+pub(super) fn attach(name: &str, mode: TunMode, queues: u16, header: usize) -> Result<File, OpenError> {
     const DEVICE: &str = "/dev/net/tun";
-    let name = &spec.name;
     let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE).map_err(|e| {
         let what = format!("{name}: open {DEVICE}");
         match e.raw_os_error() {
@@ -121,14 +120,14 @@ fn attach(spec: &TunSpec, queues: u16) -> Result<File, OpenError> {
         }
     })?;
     let mut flags = libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    flags |= if spec.mode == TunMode::Tap { libc::IFF_TAP } else { libc::IFF_TUN };
+    flags |= if mode == TunMode::Tap { libc::IFF_TAP } else { libc::IFF_TUN };
     if queues > 1 {
         flags |= libc::IFF_MULTI_QUEUE;
     }
     let mut req = sys::ifreq(name).map_err(|e| OpenError::io("make TUN/TAP device", e))?;
     req.ifr_ifru.ifru_flags = flags as libc::c_short;
     sys::ioctl_ifreq(&file, libc::TUNSETIFF as _, &mut req).map_err(|e| attach_error(name, e))?;
-    header_size(&file).map_err(|e| OpenError::io(format!("{name}: TUNSETVNETHDRSZ"), e))?;
+    header_size(&file, header).map_err(|e| OpenError::io(format!("{name}: TUNSETVNETHDRSZ"), e))?;
     Ok(file)
 }
 
@@ -150,8 +149,8 @@ fn attach_error(name: &str, e: io::Error) -> OpenError {
     }
 }
 
-fn header_size(file: &File) -> io::Result<()> {
-    let size = vnet::LEN as libc::c_int;
+fn header_size(file: &File, size: usize) -> io::Result<()> {
+    let size = size as libc::c_int;
     // SAFETY: the kernel reads one int, which is live.
     sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &size) }).map(drop)
 }
@@ -161,6 +160,12 @@ fn set_persist(file: &File, persist: bool) -> io::Result<()> {
     sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST as _, libc::c_ulong::from(persist)) }).map(drop)
 }
 
+/// Sets the offloads (`TUN_F_*`) that whoever holds the descriptor deals with. EINVAL: one is unknown.
+pub(super) fn set_offload(file: &File, bits: u32) -> io::Result<()> {
+    // SAFETY: the argument is an integer, not a pointer.
+    sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(bits)) }).map(drop)
+}
+
 /// Asks for unfinished checksums and super-frames, as many kinds as this kernel knows (USO came in 6.2).
 fn offload(file: &File) -> io::Result<GsoSet> {
     const TSO: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
@@ -168,9 +173,8 @@ fn offload(file: &File) -> io::Result<GsoSet> {
     const CHOICES: [(u32, GsoSet); 3] =
         [(TSO | USO, GsoSet::ALL), (TSO, GsoSet { udp: false, ..GsoSet::ALL }), (libc::TUN_F_CSUM, GsoSet::NONE)];
     for (bits, gso) in CHOICES {
-        // SAFETY: the argument is an integer, not a pointer.
-        match sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(bits)) }) {
-            Ok(_) => return Ok(gso),
+        match set_offload(file, bits) {
+            Ok(()) => return Ok(gso),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
             Err(e) => return Err(e),
         }

@@ -10,14 +10,14 @@ use crate::frame::{Csum, Frame, Gso, GsoKind};
 pub const LEN: usize = 10;
 
 /// The checksum field holds the pseudo-header sum; `csum_start` and `csum_offset` say where it is.
-const F_NEEDS_CSUM: u8 = 1;
+pub(super) const F_NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 /// Linux 6.2.
 const GSO_UDP_L4: u8 = 5;
 /// The TCP super-frame carries CWR in its first segment only (RFC 3168).
-const GSO_ECN: u8 = 0x80;
+pub(super) const GSO_ECN: u8 = 0x80;
 
 const TCP_CHECK: u16 = 16;
 const UDP_CHECK: u16 = 6;
@@ -74,11 +74,7 @@ pub fn emit(frame: &Frame, data: &[u8]) -> Option<[u8; LEN]> {
     let mut header_len = start + u32::from(offset) + 2;
     if let Some(gso) = frame.gso {
         header_len = start + l4_header(gso.kind, &data[start as usize..], offset)?;
-        h[1] = match gso.kind {
-            GsoKind::Tcp4 => GSO_TCPV4,
-            GsoKind::Tcp6 => GSO_TCPV6,
-            GsoKind::Udp => GSO_UDP_L4,
-        };
+        h[1] = gso_type(gso.kind);
         h[4..6].copy_from_slice(&gso.size.to_ne_bytes());
     }
     h[0] = F_NEEDS_CSUM;
@@ -86,6 +82,15 @@ pub fn emit(frame: &Frame, data: &[u8]) -> Option<[u8; LEN]> {
     h[6..8].copy_from_slice(&u16::try_from(start).ok()?.to_ne_bytes());
     h[8..10].copy_from_slice(&offset.to_ne_bytes());
     Some(h)
+}
+
+/// The kind as the header names it.
+pub(super) const fn gso_type(kind: GsoKind) -> u8 {
+    match kind {
+        GsoKind::Tcp4 => GSO_TCPV4,
+        GsoKind::Tcp6 => GSO_TCPV6,
+        GsoKind::Udp => GSO_UDP_L4,
+    }
 }
 
 const fn check_offset(kind: GsoKind) -> u16 {
@@ -97,7 +102,7 @@ const fn check_offset(kind: GsoKind) -> u16 {
 
 /// Length of a super-frame's L4 header, if the bytes and the checksum's place agree with the kind.
 #[inline]
-fn l4_header(kind: GsoKind, l4: &[u8], offset: u16) -> Option<u32> {
+pub(super) fn l4_header(kind: GsoKind, l4: &[u8], offset: u16) -> Option<u32> {
     if offset != check_offset(kind) {
         return None;
     }

@@ -276,6 +276,7 @@ impl Setup {
             mtu,
             gso: caps.gso,
             partial_csum: caps.tx_csum == TxCsum::Port,
+            joins: caps.tx_csum.joins(kind),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }

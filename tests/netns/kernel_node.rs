@@ -334,6 +334,7 @@ fn snapshot(mtu: u16) -> Snapshot {
         mtu,
         gso: GsoSet::NONE,
         partial_csum: false,
+        joins: false,
         peer: peer.into(),
     };
     let tunnel = rewrite::vxlan_ethernet(link, NODE, PEER, vxlan::PORT, Vni::CALICO, vtep);

@@ -41,7 +41,7 @@ fn kernel_vxlan(b: &Namespace) {
 }
 
 fn open_udp(ns: &Namespace, queues: u16) -> Result<Vec<UdpPort>, OpenError> {
-    ns.run(|| udp::open(&UdpSpec { node: A, port: vxlan::PORT, queues, interface: "eth0" }))
+    ns.run(|| udp::open(&UdpSpec { node: A, port: vxlan::PORT, queues, interface: "eth0", whole: false }))
 }
 
 /// A port with its pool; checks on drop of the test's success that no slot is missing.
@@ -529,7 +529,7 @@ fn udp_tcp_stream_from_one_kernel_vxlan_to_another_through_the_port() {
     c.sh(&format!("bridge fdb add {MAC_B} dev vxlan.calico dst {a2}"));
     c.sh("ip route add 10.244.2.0/26 via 10.244.2.0 dev vxlan.calico onlink");
     let mut rig_b = Rig::new(open_udp(&a, 1).unwrap().remove(0));
-    let spec = UdpSpec { node: a2, port: vxlan::PORT, queues: 1, interface: "eth1" };
+    let spec = UdpSpec { node: a2, port: vxlan::PORT, queues: 1, interface: "eth1", whole: false };
     let mut rig_c = Rig::new(a.run(|| udp::open(&spec)).unwrap().remove(0));
     const BYTES: usize = 8 << 20;
     let listener = c.run(|| TcpListener::bind((POD, 5001)).unwrap());

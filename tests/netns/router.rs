@@ -146,7 +146,16 @@ impl Drop for Router {
 
 fn adjacency(kind: AdjKind, rewrite: Rewrite, port: (PortId, &Caps), peer: Ipv4Addr, mtu: u16) -> Adjacency {
     let (port, caps) = port;
-    Adjacency { rewrite, kind, port, mtu, gso: caps.gso, partial_csum: caps.tx_csum == TxCsum::Port, peer: peer.into() }
+    Adjacency {
+        rewrite,
+        kind,
+        port,
+        mtu,
+        gso: caps.gso,
+        partial_csum: caps.tx_csum == TxCsum::Port,
+        joins: caps.tx_csum.joins(kind),
+        peer: peer.into(),
+    }
 }
 
 fn snapshot_of((own, other): (Site, Site), mode: Mode, uplink: &Caps, pod: &Caps, mtu: u16) -> Snapshot {

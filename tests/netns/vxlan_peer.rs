@@ -19,7 +19,7 @@ fn pods_talk_over_the_kernels_device() {
     configure(&kernel, MTU);
     // Proxy ARP wants a route to the gateway that leads elsewhere; a Calico node's default route is one.
     kernel.sh(&format!("ip route add default via {ROUTER} dev eth0"));
-    let spec = UdpSpec { node: ROUTER, port: 4789, queues: 1, interface: "eth0" };
+    let spec = UdpSpec { node: ROUTER, port: 4789, queues: 1, interface: "eth0", whole: false };
     let uplink = node.run(|| udp::open(&spec)).unwrap().remove(0);
     let router = Router::start(&node, (second_site(), first_site()), Mode::Vxlan, Box::new(uplink), MTU);
     ping(&pod, "-c 5", POD);

@@ -25,20 +25,13 @@ pub struct Out {
     /// Interface's MTU, bytes from L3 on.
     pub mtu: u16,
     pub gso: GsoSet,
-    pub partial_csum: bool,
+    pub tx_csum: TxCsum,
 }
 
 impl Out {
     /// A port with these capabilities under this number, on an interface with this MTU.
     pub fn new(id: PortId, caps: &Caps, mtu: u32) -> Out {
-        Out {
-            id,
-            driver: caps.driver,
-            medium: caps.medium,
-            mtu: super::mtu16(mtu),
-            gso: caps.gso,
-            partial_csum: caps.tx_csum == TxCsum::Port,
-        }
+        Out { id, driver: caps.driver, medium: caps.medium, mtu: super::mtu16(mtu), gso: caps.gso, tx_csum: caps.tx_csum }
     }
 }
 
@@ -211,5 +204,7 @@ impl<'a> Context<'a> {
 }
 
 fn towards(kind: AdjKind, out: &Out, mtu: u16, rewrite: Rewrite) -> Adjacency {
-    Adjacency { rewrite, kind, port: out.id, mtu, gso: out.gso, partial_csum: out.partial_csum, peer: Ipv4Addr::UNSPECIFIED.into() }
+    let partial_csum = out.tx_csum == TxCsum::Port;
+    let joins = out.tx_csum.joins(kind);
+    Adjacency { rewrite, kind, port: out.id, mtu, gso: out.gso, partial_csum, joins, peer: Ipv4Addr::UNSPECIFIED.into() }
 }

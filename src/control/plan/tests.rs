@@ -3,7 +3,7 @@ use crate::control::desired::Vtep;
 use crate::control::netlink::{KernelRoute, Neigh, NeighState};
 use crate::drop::DropReason;
 use crate::frame::GsoSet;
-use crate::port::Medium;
+use crate::port::{Medium, TxCsum};
 use crate::snapshot::{Reader, channel};
 use crate::wire::Mac;
 
@@ -21,7 +21,7 @@ fn net(s: &str) -> Ipv4Net {
 }
 
 fn out(id: u16, medium: Medium) -> Out {
-    Out { id: PortId(id), driver: "mem", medium, mtu: 1500, gso: GsoSet::NONE, partial_csum: false }
+    Out { id: PortId(id), driver: "mem", medium, mtu: 1500, gso: GsoSet::NONE, tx_csum: TxCsum::Software }
 }
 
 struct World {

@@ -4,10 +4,11 @@
 //! Since Linux 6.6 it is a TCX link, which vanishes with its descriptor. Before, it is a filter on a `clsact`
 //! queueing discipline; one left by a killed process is replaced, and goes with the interface otherwise.
 
+use super::super::OpenError;
 use super::super::nl::{self, Netlink, Request};
-use super::super::{OpenError, sys};
+use super::super::tcx::{self, insn};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// While it lives, nothing that enters on the interface reaches the host's protocol stack.
 pub(super) enum IngressDrop {
@@ -33,7 +34,7 @@ impl IngressDrop {
             }
             _ => fail("load BPF program", e),
         })?;
-        match tcx(&program, index) {
+        match tcx::link(&program, index) {
             Ok(link) => Ok(IngressDrop::Tcx { _link: link }),
             // ENOTSUPP (524) has no name in libc.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524)) => {
@@ -56,42 +57,11 @@ impl Drop for IngressDrop {
     }
 }
 
-/// One call of bpf(2) with an attribute block written as bytes; the result is a new descriptor.
-fn bpf(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads at most 128 bytes of a live buffer; addresses in it are of buffers that the
-    // callers keep alive across the call. Bytes beyond the fields that it knows are zero.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) };
-    let fd = sys::check(fd as libc::c_int)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// Loads `return TC_ACT_SHOT` as a classifier.
 fn load() -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const PROG_TYPE_SCHED_CLS: u32 = 3;
-    const TC_ACT_SHOT: u8 = 2;
-    // r0 = TC_ACT_SHOT; exit. Opcode, registers, offset (2 bytes), immediate (4 bytes, native order).
-    let mut program = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95u8, 0, 0, 0, 0, 0, 0, 0]];
-    program[0][4..8].copy_from_slice(&u32::from(TC_ACT_SHOT).to_ne_bytes());
-    let mut attr = [0u8; 128];
-    attr[0..4].copy_from_slice(&PROG_TYPE_SCHED_CLS.to_ne_bytes());
-    attr[4..8].copy_from_slice(&(program.len() as u32).to_ne_bytes());
-    attr[8..16].copy_from_slice(&(program.as_ptr() as u64).to_ne_bytes());
-    attr[16..24].copy_from_slice(&(c"Apache-2.0".as_ptr() as u64).to_ne_bytes());
-    attr[48..59].copy_from_slice(b"tortie_drop");
-    bpf(BPF_PROG_LOAD, &mut attr)
-}
-
-/// Links the program to the interface's ingress.
-fn tcx(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
-    const BPF_LINK_CREATE: libc::c_int = 28;
-    const BPF_TCX_INGRESS: u32 = 46;
-    let mut attr = [0u8; 128];
-    attr[0..4].copy_from_slice(&program.as_raw_fd().to_ne_bytes());
-    attr[4..8].copy_from_slice(&index.to_ne_bytes());
-    attr[8..12].copy_from_slice(&BPF_TCX_INGRESS.to_ne_bytes());
-    bpf(BPF_LINK_CREATE, &mut attr)
+    const TC_ACT_SHOT: i32 = 2;
+    // r0 = TC_ACT_SHOT; exit.
+    tcx::load(&[insn(0xb7, 0, 0, 0, TC_ACT_SHOT), insn(0x95, 0, 0, 0, 0)], "tortie_drop", c"Apache-2.0")
 }
 
 fn qdisc_message(index: u32) -> [u8; 20] {
@@ -139,6 +109,7 @@ fn filter(program: &OwnedFd, index: u32) -> io::Result<IngressDrop> {
 #[cfg(all(test, feature = "testing"))]
 mod tests {
     use super::*;
+    use crate::port::sys;
     use crate::testing::netns::{Namespace, veth};
     use std::time::Duration;
 

@@ -6,8 +6,11 @@
 //! queue within 32768..=60999, chosen by the inner flow's hash. A tunnel packet longer than the interface's
 //! MTU is refused (`tx_too_big`), never fragmented.
 
+mod tunnel;
 mod tx;
 
+pub use tunnel::DEVICE as SUPER_FRAME_DEVICE;
+use tunnel::Tunnel;
 pub use tx::SOURCES;
 
 use super::mmsg::{self, Readiness, Received, RecvTable};
@@ -24,6 +27,8 @@ const RX_MESSAGES: usize = 32;
 /// Socket buffers, bytes: what a 10 Gbit/s burst brings while the worker is away for some milliseconds.
 const RCVBUF: libc::c_int = 16 << 20;
 const SNDBUF: libc::c_int = 4 << 20;
+/// VXLAN header and inner Ethernet header: what stands in front of the inner packet in a frame.
+const PREFIX: usize = vxlan::HEADER + ether::HEADER;
 /// TTL of the outer header, as Linux and Calico set it.
 const TTL: libc::c_int = 64;
 
@@ -38,11 +43,16 @@ pub struct UdpSpec<'a> {
     pub queues: u16,
     /// The uplink: the source of [`Caps::mtu`]. Routing stays the kernel's.
     pub interface: &'a str,
+    /// Whether super-frames are sent as they are where the kernel can ([`SUPER_FRAME_DEVICE`]), or always cut into
+    /// tunnel packets here.
+    pub whole: bool,
 }
 
 /// One queue of the UDP underlay.
 pub struct UdpPort {
     caps: Caps,
+    /// Why super-frames do not go as they are, if they should.
+    refusal: Option<String>,
     /// `None` after `release`.
     io: Option<Io>,
 }
@@ -70,7 +80,14 @@ pub fn open(spec: &UdpSpec<'_>) -> Result<Vec<UdpPort>, OpenError> {
     let mtu = sys::Link::new(spec.interface).and_then(|mut l| l.mtu());
     let mtu = mtu.map_err(|e| OpenError::io(format!("read the MTU of {}", spec.interface), e))?;
     let receivers = open_receivers(spec)?;
-    receivers.into_iter().zip(0..).map(|(rx, queue)| open_queue(spec, rx, queue, mtu)).collect()
+    let (mut tunnels, refusal) = match spec.whole.then(|| tunnel::open(spec.node, spec.port, spec.queues)) {
+        Some(Ok(t)) => (t, None),
+        Some(Err(e)) => (Vec::new(), Some(e.to_string())),
+        None => (Vec::new(), None),
+    };
+    tunnels.reverse();
+    let open = |(rx, queue)| open_queue(spec, rx, queue, mtu, tunnels.pop()).map(|p| UdpPort { refusal: refusal.clone(), ..p });
+    receivers.into_iter().zip(0..).map(open).collect()
 }
 
 /// The receiving sockets. The first is bound alone, so that a port in use is seen whoever uses it; only then is
@@ -111,25 +128,25 @@ fn bind_error(at: SocketAddrV4, e: io::Error) -> OpenError {
     OpenError::with_hint(format!("receive VXLAN on {at}: bind"), e, hint)
 }
 
-fn open_queue(spec: &UdpSpec<'_>, rx: OwnedFd, queue: u16, mtu: u32) -> Result<UdpPort, OpenError> {
+fn open_queue(spec: &UdpSpec<'_>, rx: OwnedFd, queue: u16, mtu: u32, tunnel: Option<Tunnel>) -> Result<UdpPort, OpenError> {
     let ready = Readiness::new(&rx).map_err(|e| OpenError::io(format!("wait for VXLAN on {}:{}", spec.node, spec.port), e))?;
     let senders = (0..SOURCES).map(|i| open_sender(spec.node, i)).collect::<Result<Vec<_>, _>>()?;
     // Linux before 4.18 does not know the option.
-    let offload = sys::setsockopt(&senders[0], libc::SOL_UDP, mmsg::UDP_SEGMENT, &0i32).is_ok();
+    let offload = sys::setsockopt(&senders[0].socket, libc::SOL_UDP, mmsg::UDP_SEGMENT, &0i32).is_ok();
     let caps = Caps {
         driver: "udp",
         medium: Medium::VxlanUdp,
         mtu,
         gso: GsoSet { tcp4: true, tcp6: false, udp: true },
-        tx_csum: TxCsum::Software,
+        tx_csum: if tunnel.is_some() { TxCsum::SuperFrames } else { TxCsum::Software },
         queue,
     };
-    let tx = tx::Sender::new(senders, spec.port, offload);
-    Ok(UdpPort { caps, io: Some(Io { rx, table: RecvTable::new(RX_MESSAGES), taken: 0, ready, tx }) })
+    let tx = tx::Sender::new(senders, spec.port, offload, tunnel);
+    Ok(UdpPort { caps, refusal: None, io: Some(Io { rx, table: RecvTable::new(RX_MESSAGES), taken: 0, ready, tx }) })
 }
 
 /// The sending socket for the `i`-th share of the source port range: bound to a port in it, never receiving.
-fn open_sender(node: Ipv4Addr, i: usize) -> Result<OwnedFd, OpenError> {
+fn open_sender(node: Ipv4Addr, i: usize) -> Result<tx::Source, OpenError> {
     let failed = |step: &str, e| OpenError::io(format!("send VXLAN from {node}: {step}"), e);
     let fd = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).map_err(|e| failed("open socket", e))?;
     // Whatever is sent to these ports is nobody's: a filter that takes no byte drops it before it is queued.
@@ -147,7 +164,7 @@ fn open_sender(node: Ipv4Addr, i: usize) -> Result<OwnedFd, OpenError> {
     for step in 0..share {
         let port = flow::PORT_FIRST + (i as u32 * share + (start + step) % share) as u16;
         match mmsg::bind(&fd, SocketAddrV4::new(node, port)) {
-            Ok(()) => return Ok(fd),
+            Ok(()) => return Ok(tx::Source { socket: fd, port }),
             Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => last = e,
             Err(e) => return Err(bind_error(SocketAddrV4::new(node, port), e)),
         }
@@ -161,6 +178,13 @@ fn open_sender(node: Ipv4Addr, i: usize) -> Result<OwnedFd, OpenError> {
 
 fn released() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the UDP underlay port was released")
+}
+
+impl UdpPort {
+    /// Why super-frames are cut into tunnel packets here, if they should not be.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
 }
 
 impl Port for UdpPort {
@@ -317,7 +341,7 @@ mod tests {
 
     #[test]
     fn bad_specs_are_refused_by_name() {
-        let spec = |port, queues, interface| UdpSpec { node: Ipv4Addr::LOCALHOST, port, queues, interface };
+        let spec = |port, queues, interface| UdpSpec { node: Ipv4Addr::LOCALHOST, port, queues, interface, whole: false };
         let text = |s: UdpSpec<'_>| open(&s).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(text(spec(4789, 0, "lo")).contains("at least 1"));
         assert!(text(spec(0, 1, "lo")).contains("at least 1"));

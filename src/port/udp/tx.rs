@@ -1,18 +1,16 @@
 //! Sending over the UDP underlay: which socket, which frames join into one message, what becomes of refusals.
 
+use super::PREFIX;
+use super::tunnel::{To, Tunnel};
 use crate::encap::segment::{HEADER_MAX, Segments};
 use crate::frame::{BURST, Batch, Frame, FramePool};
 use crate::port::TxReport;
 use crate::port::mmsg::{Outgoing, Refusal, SendTable, UDP_PAYLOAD_MAX};
-use crate::wire::{ether, vxlan};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Sending sockets per queue: so many source ports the tunnel packets of one queue have.
 pub const SOURCES: usize = 16;
-
-/// VXLAN header and inner Ethernet header: what stands in front of the inner packet in a frame.
-const PREFIX: usize = vxlan::HEADER + ether::HEADER;
 
 /// Datagrams in one message: UDP_MAX_SEGMENTS of kernels before 6.9, which later ones take as well.
 const SEGMENTS_MAX: usize = 64;
@@ -69,12 +67,22 @@ struct Plan {
     segments: [Option<Segments>; BURST],
     fate: [Fate; BURST],
     source: [u8; BURST],
+    /// Frames that go through the device.
+    whole: [bool; BURST],
+}
+
+/// One sending socket and the port that it is bound to.
+pub struct Source {
+    pub socket: OwnedFd,
+    pub port: u16,
 }
 
 /// The sending half of a port.
 pub struct Sender {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<Source>,
     port: u16,
+    /// Where super-frames go as they are, if the kernel has it.
+    tunnel: Option<Tunnel>,
     table: SendTable,
     headers: Box<[u8]>,
     plan: Plan,
@@ -88,13 +96,20 @@ pub struct Sender {
 impl Sender {
     /// `sockets`: [`SOURCES`] of them. `port`: the other nodes' VXLAN port. `offload`: whether to try
     /// `UDP_SEGMENT`.
-    pub fn new(sockets: Vec<OwnedFd>, port: u16, offload: bool) -> Sender {
+    pub fn new(sockets: Vec<Source>, port: u16, offload: bool, tunnel: Option<Tunnel>) -> Sender {
         Sender {
             sockets,
             port,
             table: SendTable::new(MESSAGES, BUFFERS),
             headers: vec![0; HEADERS].into_boxed_slice(),
-            plan: Plan { peer: [Ipv4Addr::UNSPECIFIED; BURST], segments: [None; BURST], fate: [Fate::Left; BURST], source: [0; BURST] },
+            tunnel,
+            plan: Plan {
+                peer: [Ipv4Addr::UNSPECIFIED; BURST],
+                segments: [None; BURST],
+                fate: [Fate::Left; BURST],
+                source: [0; BURST],
+                whole: [false; BURST],
+            },
             ends: [At::default(); MESSAGES],
             partly: [None; SOURCES],
             offload,
@@ -118,7 +133,8 @@ impl Sender {
     fn burst(&mut self, pool: &FramePool, frames: &[Frame]) {
         let mut used = 0u32;
         for (i, f) in frames.iter().enumerate() {
-            used |= self.plan.classify(i, f, pool);
+            let whole = self.tunnel.as_ref().is_some_and(|t| t.takes(f));
+            used |= self.plan.classify(i, f, pool, whole);
         }
         while used != 0 {
             let source = used.trailing_zeros() as usize;
@@ -162,6 +178,18 @@ impl Sender {
         let mut singly_to = At::default();
         let mut repeated = false;
         while at.place < list.len() {
+            let first = usize::from(list[at.place]);
+            if self.plan.whole[first] && at.segment == 0 {
+                match self.send_whole(pool, &frames[first], first, source) {
+                    Some(true) => {
+                        self.plan.fate[first] = Fate::Sent;
+                        at = at.next_frame();
+                        continue;
+                    }
+                    Some(false) => break,
+                    None => self.plan.whole[first] = false,
+                }
+            }
             let mut builder = Builder {
                 out: self.table.start(),
                 headers: &mut self.headers,
@@ -174,7 +202,7 @@ impl Sender {
                 singly_to: if self.offload { singly_to } else { At { place: usize::MAX, segment: 0 } },
             };
             let segmented = builder.build(at);
-            match builder.out.send(self.sockets[source].as_fd()) {
+            match builder.out.send(self.sockets[source].socket.as_fd()) {
                 Ok(n) if n > 0 => {
                     let to = self.ends[n - 1];
                     list[at.place..to.place].iter().for_each(|i| self.plan.fate[usize::from(*i)] = Fate::Sent);
@@ -206,6 +234,24 @@ impl Sender {
         }
     }
 
+    /// Sends a super-frame through the device: whether it went, or `None` if it is to be segmented instead.
+    fn send_whole(&mut self, pool: &FramePool, f: &Frame, i: usize, source: usize) -> Option<bool> {
+        let to = To { peer: self.plan.peer[i], source_port: self.sockets[source].port };
+        match self.tunnel.as_mut()?.send(f, pool.data(f), to) {
+            Ok(()) => Some(true),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Some(false),
+                // The device is gone: deleted by somebody.
+                Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO) => {
+                    self.tunnel = None;
+                    None
+                }
+                // Down, or a header that this kernel does not like: the sockets say what is wrong, if anything.
+                _ => None,
+            },
+        }
+    }
+
     /// Where to begin with a socket's frames, the first of which is number `first`: within it if it was partly
     /// sent before.
     fn resume(&mut self, frames: &[Frame], first: usize, source: usize) -> At {
@@ -220,8 +266,9 @@ impl Sender {
 
 impl Plan {
     /// Notes all that is to be known about frame `i`; returns its socket's bit, or zero if it cannot be sent.
-    fn classify(&mut self, i: usize, f: &Frame, pool: &FramePool) -> u32 {
+    fn classify(&mut self, i: usize, f: &Frame, pool: &FramePool, whole: bool) -> u32 {
         self.segments[i] = None;
+        self.whole[i] = whole;
         self.fate[i] = Fate::Left;
         let source = source_of(f.hash);
         self.source[i] = source as u8;
@@ -231,6 +278,7 @@ impl Plan {
         };
         self.peer[i] = peer;
         if let Some(gso) = f.gso {
+            // Planned for frames that go whole, too: the device may refuse.
             let packet = pool.data(f).get(PREFIX..).unwrap_or_default();
             match Segments::new(packet, gso) {
                 Ok(s) => self.segments[i] = Some(s),
@@ -269,6 +317,10 @@ impl Builder<'_> {
         let mut first_is_several = false;
         while at.place < self.list.len() {
             let i = usize::from(self.list[at.place]);
+            // What goes another way must not be overtaken.
+            if self.plan.whole[i] && at.segment == 0 {
+                break;
+            }
             let limit = if at < self.singly_to { 1 } else { SEGMENTS_MAX };
             let (end, datagrams) = match self.plan.segments[i] {
                 Some(s) => self.super_message(i, s, at, limit),
@@ -299,6 +351,7 @@ impl Builder<'_> {
         for next in self.list[at.place + 1..].iter().map(|next| usize::from(*next)).take(most - 1) {
             let f = &self.frames[next];
             let joins = self.plan.segments[next].is_none()
+                && !self.plan.whole[next]
                 && self.plan.peer[next] == self.plan.peer[i]
                 && f.outer_tos == first.outer_tos
                 && (1..=len).contains(&f.len());
