@@ -16,11 +16,14 @@ pub fn table(rows: &[CounterRow], style: Style) -> String {
         "TURNS",
         "IDLE-TURNS",
         "SLEEPS",
+        "SPINS",
+        "FOUND",
+        "CONTENDED",
         "EVENTS-LOST",
     ]);
     for r in rows {
         let packets = [r.received, r.generated, r.sent, r.punted, r.dropped, r.coalesced, r.held];
-        let loops = [r.turns, r.idle_turns, r.sleeps, r.events_lost];
+        let loops = [r.turns, r.idle_turns, r.sleeps, r.spins, r.spins_found, r.spins_contended, r.events_lost];
         t.row(std::iter::once(r.worker.clone()).chain(packets.iter().chain(&loops).map(u64::to_string)));
     }
     t.render(style)
@@ -35,6 +38,6 @@ mod tests {
         let row = CounterRow { worker: "total".into(), received: 12, sent: 11, dropped: 1, ..CounterRow::default() };
         let text = table(&[row], Style::Plain);
         let cells: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(cells, ["total", "12", "0", "11", "0", "1", "0", "0", "0", "0", "0", "0"]);
+        assert_eq!(cells, ["total", "12", "0", "11", "0", "1", "0", "0", "0", "0", "0", "0", "0", "0", "0"]);
     }
 }

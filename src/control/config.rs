@@ -5,7 +5,11 @@ use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// Microseconds a worker may look for packets before it sleeps: by default, and at most.
+const SPIN: u64 = 150;
+const SPIN_MAX: u16 = 1000;
 /// Most workers: one per core is the most that makes sense.
 pub const WORKERS_MAX: u16 = 256;
 
@@ -20,6 +24,8 @@ pub struct Config {
     pub host: Host,
     /// Forwarding threads.
     pub workers: u16,
+    /// How long a worker may look for packets before it sleeps.
+    pub spin: Duration,
     pub api: Api,
     pub xdp: Xdp,
 }
@@ -139,7 +145,7 @@ fn hostname() -> io::Result<String> {
 }
 
 fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "api", "xdp"])?;
+    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp"])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
@@ -149,6 +155,7 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
         workloads: workloads(&root.get("workloads")?)?,
         host: host(&root.get("host")?)?,
         workers: root.get("workers")?.number(1, WORKERS_MAX.into())?.unwrap_or(1),
+        spin: Duration::from_micros(root.get("spin")?.number::<u16>(0, SPIN_MAX.into())?.map_or(SPIN, u64::from)),
         api: api(&root.get("api")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
     };
@@ -232,6 +239,7 @@ mod tests {
             workloads: Workloads { driver: WorkloadDriver::Auto },
             host: Host { interface: "tunl-tortie".into() },
             workers: 1,
+            spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
             xdp: Xdp { mode: XdpMode::Auto },
         };
@@ -263,7 +271,7 @@ mod tests {
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
-            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, api, xdp"),
+            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp"),
             ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
             ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (

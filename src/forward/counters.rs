@@ -59,6 +59,11 @@ pub struct Counters {
     pub idle_turns: Counter,
     /// Times the worker slept in the kernel.
     pub sleeps: Counter,
+    /// Times it kept looking before it would sleep; those that found something, and those that ended because others
+    /// wanted the core.
+    pub spins: Counter,
+    pub spins_found: Counter,
+    pub spins_contended: Counter,
     /// Events for control that were lost because control did not keep up.
     pub events_lost: Counter,
     ports: Box<[PortCounters]>,
@@ -78,6 +83,9 @@ impl Default for Counters {
             turns: Counter::default(),
             idle_turns: Counter::default(),
             sleeps: Counter::default(),
+            spins: Counter::default(),
+            spins_found: Counter::default(),
+            spins_contended: Counter::default(),
             events_lost: Counter::default(),
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
             adjacencies: (0..COUNTED_ADJACENCIES).map(|_| Counter::default()).collect(),

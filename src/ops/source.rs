@@ -96,6 +96,9 @@ impl Source for Shared {
             total.turns += r.turns;
             total.idle_turns += r.idle_turns;
             total.sleeps += r.sleeps;
+            total.spins += r.spins;
+            total.spins_found += r.spins_found;
+            total.spins_contended += r.spins_contended;
             total.events_lost += r.events_lost;
         }
         rows.push(total);
@@ -133,6 +136,9 @@ fn counter_row(index: usize, c: &Counters) -> CounterRow {
         turns: c.turns.get(),
         idle_turns: c.idle_turns.get(),
         sleeps: c.sleeps.get(),
+        spins: c.spins.get(),
+        spins_found: c.spins_found.get(),
+        spins_contended: c.spins_contended.get(),
         events_lost: c.events_lost.get(),
     }
 }

@@ -84,6 +84,9 @@ pub struct CounterRow {
     pub turns: u64,
     pub idle_turns: u64,
     pub sleeps: u64,
+    pub spins: u64,
+    pub spins_found: u64,
+    pub spins_contended: u64,
     pub events_lost: u64,
 }
 

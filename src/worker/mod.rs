@@ -1,10 +1,12 @@
 //! The worker: a thread that owns one queue of every port and forwards between them, run to completion.
 //!
 //! A turn: take up the newest snapshot, receive a burst from each port that has something, forward it, send
-//! what was queued. A worker with nothing to do sleeps in one epoll call for all its ports.
+//! what was queued. A worker with nothing to do looks for a while longer if that pays (`spin`), and then sleeps in
+//! one epoll call for all its ports.
 
 pub mod mailbox;
 mod poll;
+mod spin;
 
 pub use crate::forward::counters::{self, Counters};
 pub use mailbox::{Command, Event, Mailbox, Waker};
@@ -20,7 +22,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest sleep: then every port is looked at, so that one whose receive ring starved for want of slots
 /// gets new ones.
@@ -56,6 +58,7 @@ pub struct Worker {
     started: Instant,
     stopping: bool,
     since_poll: u32,
+    spin: spin::Spin,
 }
 
 impl Worker {
@@ -79,7 +82,13 @@ impl Worker {
             started: Instant::now(),
             stopping: false,
             since_poll: 0,
+            spin: spin::Spin::new(Duration::ZERO),
         })
+    }
+
+    /// How long the worker may look for packets before it sleeps; at first it never does.
+    pub fn spin(&mut self, limit: Duration) {
+        self.spin = spin::Spin::new(limit);
     }
 
     /// Runs the loop on a thread of its own until `Command::Stop`. A panic ends the thread with
@@ -131,11 +140,24 @@ impl Worker {
         } else {
             SLEEP_MS
         };
+        let mut asleep = None;
+        if timeout == SLEEP_MS {
+            let now = Instant::now();
+            if self.look(now)? {
+                return Ok(());
+            }
+            asleep = Some(now);
+        }
         if timeout > 0 {
             self.counters.sleeps.add(1);
         }
         let ready = &mut self.ready;
         let found = self.poller.wait(timeout, |id| ready.push(id))?;
+        if let Some(since) = asleep
+            && found.ports > 0
+        {
+            self.spin.slept(since.elapsed());
+        }
         if found.mailbox {
             // Cleared before the commands are read: one that comes later wakes us again.
             self.mailbox.worker_waker.clear();
@@ -144,6 +166,29 @@ impl Worker {
             self.all_ready();
         }
         Ok(())
+    }
+
+    /// Looks for a while instead of sleeping, if that pays; true if something came.
+    fn look(&mut self, now: Instant) -> io::Result<bool> {
+        let window = self.spin.window(now);
+        if window.is_zero() {
+            return Ok(false);
+        }
+        let (poller, ready, mailbox) = (&mut self.poller, &mut self.ready, &self.mailbox);
+        let outcome = self.spin.round(window, now, || {
+            let found = poller.wait(0, |id| ready.push(id))?;
+            if found.mailbox {
+                mailbox.worker_waker.clear();
+            }
+            Ok::<_, io::Error>(found.mailbox || found.ports > 0)
+        })?;
+        self.counters.spins.add(1);
+        match outcome {
+            spin::Outcome::Found => self.counters.spins_found.add(1),
+            spin::Outcome::Vain => {}
+            spin::Outcome::Contended => self.counters.spins_contended.add(1),
+        }
+        Ok(outcome == spin::Outcome::Found)
     }
 
     /// Puts every open port on the list of this turn.

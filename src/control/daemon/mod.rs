@@ -144,7 +144,7 @@ impl Daemon {
         let (store, cluster) = FileStore::open(path)?;
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
-        let workers = Workers::start(readers).map_err(fail("start the workers"))?;
+        let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
         let shared = Arc::new(Shared::new(facts, workers.counters()));

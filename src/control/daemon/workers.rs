@@ -25,12 +25,14 @@ pub struct Workers {
     umems: Vec<Umem>,
     threads: Vec<Option<JoinHandle<()>>>,
     panics: VecDeque<Instant>,
+    spin: Duration,
 }
 
 impl Workers {
-    /// One worker per reader. Errors: no memory for pools, no thread.
-    pub fn start(readers: Vec<Reader>) -> io::Result<Workers> {
+    /// One worker per reader, each looking for packets for `spin` at most before it sleeps. Errors: no memory for pools, no thread.
+    pub fn start(readers: Vec<Reader>, spin: Duration) -> io::Result<Workers> {
         let mut w = Workers {
+            spin,
             waker: Arc::new(Waker::new()?),
             mailboxes: Vec::new(),
             counters: Vec::new(),
@@ -51,7 +53,8 @@ impl Workers {
     fn spawn(&self, index: usize, reader: Reader) -> io::Result<(Umem, JoinHandle<()>)> {
         let pool = FramePool::new(SMALL_SLOTS, BIG_SLOTS)?;
         let umem = pool.umem();
-        let worker = Worker::new(index, pool, reader, self.mailboxes[index].clone(), self.counters[index].clone())?;
+        let mut worker = Worker::new(index, pool, reader, self.mailboxes[index].clone(), self.counters[index].clone())?;
+        worker.spin(self.spin);
         Ok((umem, worker.start()?))
     }
 
@@ -136,7 +139,7 @@ mod tests {
     #[test]
     fn start_restart_stop() {
         let (publisher, readers) = snapshot::channel(2);
-        let mut w = Workers::start(readers).unwrap();
+        let mut w = Workers::start(readers, Duration::ZERO).unwrap();
         assert_eq!((w.mailboxes().len(), w.counters().len(), w.umems().len()), (2, 2, 2));
         // Stands for a worker that died: its thread has ended before it is replaced.
         while w.mailboxes[1].command(Command::Stop).is_err() {}
@@ -148,7 +151,7 @@ mod tests {
     #[test]
     fn three_panics_in_a_minute_are_too_many() {
         let (_, readers) = snapshot::channel(0);
-        let mut w = Workers::start(readers).unwrap();
+        let mut w = Workers::start(readers, Duration::ZERO).unwrap();
         let t = Instant::now();
         assert!(w.may_restart(t) && w.may_restart(t + Duration::from_secs(1)));
         assert!(!w.may_restart(t + Duration::from_secs(2)));
