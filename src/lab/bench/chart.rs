@@ -161,7 +161,7 @@ mod tests {
 
     fn case(name: &str, pairs: &[[f64; 2]], others: f64) -> Case {
         let row = RUNS.iter().flat_map(|r| r.rows).find(|r| r.name == name).unwrap();
-        Case::new(row, &pairs.iter().map(|value| Pair { value: *value, others: [others; 2] }).collect::<Vec<_>>())
+        Case::new(name, row, &pairs.iter().map(|value| Pair { value: *value, others: [others; 2] }).collect::<Vec<_>>())
     }
 
     fn report(cases: Vec<Case>) -> Report {

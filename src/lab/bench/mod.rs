@@ -63,6 +63,11 @@ impl Options {
         named.iter().map(find).collect()
     }
 
+    /// A row's name in the report: that of a crowd says how large it was.
+    fn name(&self, row: &Row) -> String {
+        row.name.replace("idle-pods", &format!("idle-{}-pods", self.idle_pods))
+    }
+
     /// The labs that these runs need, the kernel's last.
     fn labs(&self, runs: &[&Run]) -> Vec<(Option<Subject>, Spec)> {
         let name = |suffix: &str| format!("{}{suffix}", self.spec.name);
@@ -109,7 +114,7 @@ pub fn run(options: &Options, say: Progress) -> Result<Report, LabError> {
                 if !value.iter().all(|v| v.is_finite()) {
                     return Err(LabError::Load(format!("{}: nothing arrived", run.name)));
                 }
-                found.push(format!("{} {} to {}", row.name, figure(value[0]), figure(value[1])));
+                found.push(format!("{} {} to {}", options.name(row), figure(value[0]), figure(value[1])));
                 list.push(Pair { value, others });
             }
             say(&format!("round {} of {}: {}", round + 1, options.repetitions, found.join(", ")));
@@ -118,7 +123,7 @@ pub fn run(options: &Options, say: Progress) -> Result<Report, LabError> {
     // In the order of the cases' names, not of the runs.
     let place = |row: &Row| cases::names().position(|n| n == row.case);
     pairs.sort_by_key(|(row, _)| place(row));
-    let cases: Vec<Case> = pairs.iter().map(|(row, pairs)| Case::new(row, pairs)).collect();
+    let cases: Vec<Case> = pairs.iter().map(|(row, pairs)| Case::new(&options.name(row), row, pairs)).collect();
     for warning in cases.iter().filter_map(Case::warning) {
         say(&format!("warning: {warning}"));
     }

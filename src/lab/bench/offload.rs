@@ -104,6 +104,42 @@ fn ethtool(netns: &str, args: &[&str]) -> Result<String, LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::spec::Spec;
+
+    /// A lab that goes away again.
+    struct Up(Plan);
+
+    impl Drop for Up {
+        fn drop(&mut self) {
+            let _ = crate::lab::down(&self.0.spec.name);
+        }
+    }
+
+    #[test]
+    fn underlays_become_plain_and_what_they_were() {
+        let spec = Spec { nodes: 0, kernel_nodes: 2, pods: 0, ..Spec::new(&format!("tf{}", std::process::id() % 10_000)) };
+        let lab = Up(crate::lab::up(spec, &mut |_| {}).unwrap());
+        let shown = || -> Vec<String> {
+            let of = |netns: &str, interface: &str| ethtool(netns, &["-k", interface]).unwrap();
+            lab.0.nodes.iter().flat_map(|n| [of(&n.netns, "eth0"), of(&lab.0.underlay, &n.name)]).collect()
+        };
+        let before = shown();
+        let nic = PlainNic::new(&lab.0).unwrap();
+        for features in shown() {
+            for want in
+                ["tx-tcp-segmentation: off", "tx-udp_tnl-segmentation: off", "tx-udp-segmentation: off", "generic-receive-offload: on"]
+            {
+                assert!(features.contains(want), "{want} in {features}");
+            }
+            assert_eq!(changes(&features), (vec![], vec![]));
+        }
+        nic.restore().unwrap();
+        assert_eq!(shown(), before);
+        let nic = PlainNic::new(&lab.0).unwrap();
+        assert_ne!(shown(), before);
+        drop(nic);
+        assert_eq!(shown(), before);
+    }
 
     const SHOWN: &str = "Features for eth0:
 tx-checksumming: on
