@@ -133,8 +133,9 @@ impl Outcome {
         self.received.packets as f64 / self.sent.seconds
     }
 
+    /// 0 without an engine, for which no time was watched.
     fn idle_percent(&self) -> f64 {
-        self.cpu.engines / self.cpu.seconds * 100.0
+        if self.cpu.seconds > 0.0 { self.cpu.engines / self.cpu.seconds * 100.0 } else { 0.0 }
     }
 }
 

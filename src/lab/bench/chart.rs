@@ -94,7 +94,8 @@ fn legend(out: &mut String, y: f64, report: &Report) {
         text(out, "small", x + 18.0, y, what);
     }
     text(out, "small faint", 270.0, y, "whiskers: least and greatest ratio of one round; figures: medians, tortie to kernel");
-    let doubtful: Vec<&str> = report.cases.iter().filter(|c| c.others_cpu.max > OTHERS_LIMIT).map(|c| c.case.as_str()).collect();
+    let doubtful: Vec<&str> =
+        report.cases.iter().filter(|c| c.others_cpu.is_some_and(|o| o.max > OTHERS_LIMIT)).map(|c| c.case.as_str()).collect();
     if !doubtful.is_empty() {
         let what = format!("other processes used more than {OTHERS_LIMIT} of a core during {}", doubtful.join(", "));
         text(out, "small", MARGIN, y + 20.0, &what);
@@ -161,7 +162,7 @@ mod tests {
 
     fn case(name: &str, pairs: &[[f64; 2]], others: f64) -> Case {
         let row = RUNS.iter().flat_map(|r| r.rows).find(|r| r.name == name).unwrap();
-        Case::new(name, row, &pairs.iter().map(|value| Pair { value: *value, others: [others; 2] }).collect::<Vec<_>>())
+        Case::new(name, row, &pairs.iter().map(|value| Pair { value: *value, others: [Some(others); 2] }).collect::<Vec<_>>())
     }
 
     fn report(cases: Vec<Case>) -> Report {

@@ -66,9 +66,9 @@ impl Reading {
 }
 
 impl Used {
-    /// Fraction of one core that others used.
-    pub fn others_share(&self) -> f64 {
-        if self.seconds > 0.0 { self.others / self.seconds } else { 0.0 }
+    /// Fraction of one core that others used; `None` if no time was watched.
+    pub fn others_share(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.others / self.seconds)
     }
 }
 
@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn a_share_is_of_one_core() {
-        assert_eq!(Used { seconds: 4.0, others: 1.0, ..Used::default() }.others_share(), 0.25);
-        assert_eq!(Used::default().others_share(), 0.0);
+        assert_eq!(Used { seconds: 4.0, others: 1.0, ..Used::default() }.others_share(), Some(0.25));
+        assert_eq!(Used::default().others_share(), None);
     }
 
     #[test]

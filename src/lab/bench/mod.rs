@@ -174,12 +174,11 @@ impl Labs {
                 nic.map_or(Ok(()), PlainNic::restore)?;
                 Ok(Outcome { received, sent, cpu, resident: 0 })
             }
+            // Without an engine there is nothing to wait for.
+            Action::Idle if lab.engines.is_empty() => Ok(Outcome::default()),
             Action::Idle => {
                 let before = reading();
-                // Without an engine there is nothing to wait for.
-                if !lab.engines.is_empty() {
-                    std::thread::sleep(time);
-                }
+                std::thread::sleep(time);
                 Ok(Outcome { cpu: reading().since(&before), ..Outcome::default() })
             }
             Action::Resident => {

@@ -34,7 +34,8 @@ pub struct Case {
     /// Least and greatest ratio of two measurements of the same round.
     pub ratio_min: Option<f64>,
     pub ratio_max: Option<f64>,
-    pub others_cpu: Others,
+    /// `null` where no time passes: memory is only read.
+    pub others_cpu: Option<Others>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -53,11 +54,12 @@ pub struct Others {
     pub max: f64,
 }
 
-/// One round of a row: tortie's and the kernel's value, and others' share of a core during each.
+/// One round of a row: tortie's and the kernel's value, and others' share of a core during each; `None` where
+/// nothing was watched.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
     pub value: [f64; 2],
-    pub others: [f64; 2],
+    pub others: [Option<f64>; 2],
 }
 
 impl Case {
@@ -67,7 +69,8 @@ impl Case {
         let (tortie, kernel) = (of(0), of(1));
         let ratios: Option<Vec<f64>> = pairs.iter().map(|p| ratio(p.value[0], p.value[1])).collect();
         let ratios = ratios.map(summary);
-        let others = summary(pairs.iter().flat_map(|p| p.others).collect());
+        let others: Vec<f64> = pairs.iter().flat_map(|p| p.others).flatten().collect();
+        let others = (!others.is_empty()).then(|| summary(others));
         Case {
             case: name.to_owned(),
             unit: row.unit,
@@ -77,16 +80,14 @@ impl Case {
             ratio: ratio(tortie.median, kernel.median),
             ratio_min: ratios.map(|r| r.min),
             ratio_max: ratios.map(|r| r.max),
-            others_cpu: Others { median: others.median, max: others.max },
+            others_cpu: others.map(|o| Others { median: o.median, max: o.max }),
         }
     }
 
     /// What to say if others took part.
     pub fn warning(&self) -> Option<String> {
-        let o = self.others_cpu;
-        (o.max > OTHERS_LIMIT).then(|| {
-            format!("{}: other processes used up to {:.2} of a core (median {:.2}): not its figures alone", self.case, o.max, o.median)
-        })
+        let o = self.others_cpu.filter(|o| o.max > OTHERS_LIMIT)?;
+        Some(format!("{}: other processes used up to {:.2} of a core (median {:.2}): not its figures alone", self.case, o.max, o.median))
     }
 }
 
@@ -142,7 +143,7 @@ mod tests {
     }
 
     fn pair(tortie: f64, kernel: f64, others: f64) -> Pair {
-        Pair { value: [tortie, kernel], others: [others, 0.0] }
+        Pair { value: [tortie, kernel], others: [Some(others), (kernel > 0.0).then_some(0.0)] }
     }
 
     #[test]
@@ -155,9 +156,17 @@ mod tests {
     fn a_case_compares_rounds_and_medians() {
         let c = Case::new("tcp1", row("tcp1"), &[pair(4.0, 8.0, 0.1), pair(6.0, 8.0, 0.3), pair(10.0, 8.0, 0.0)]);
         assert_eq!((c.ratio, c.ratio_min, c.ratio_max), (Some(0.75), Some(0.5), Some(1.25)));
-        assert_eq!(c.others_cpu, Others { median: 0.0, max: 0.3 });
+        assert_eq!(c.others_cpu, Some(Others { median: 0.0, max: 0.3 }));
         assert!(c.warning().unwrap().contains("tcp1: other processes used up to 0.30 of a core"));
         assert_eq!(Case::new("tcp1", row("tcp1"), &[pair(4.0, 8.0, 0.25)]).warning(), None);
+    }
+
+    #[test]
+    fn what_was_not_watched_has_no_others() {
+        let c = Case::new("rss", row("rss"), &[Pair { value: [9.0, 0.0], others: [None, None] }]);
+        assert_eq!((c.others_cpu, c.warning(), c.ratio), (None, None, None));
+        let c = Case::new("idle-cpu", row("idle-cpu"), &[pair(0.1, 0.0, 0.4)]);
+        assert_eq!(c.others_cpu, Some(Others { median: 0.4, max: 0.4 }));
     }
 
     #[test]
