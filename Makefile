@@ -7,6 +7,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TORTIE := target/release/tortie
 # Flags for `make lab`, as in: make lab LAB="--nodes 3 --kernel-peer"
 LAB ?=
+# Flags for `make lab-bench`, as in: make lab-bench BENCH="--cases tcp1,udp64 --chart bench.svg"
+BENCH ?=
 
 # Seconds per target for `make fuzz`.
 FUZZ_SECONDS ?= 60
@@ -54,7 +56,7 @@ lab-down: root
 
 lab-bench: needs
 	cargo build --release
-	$(SUDO) $(TORTIE) lab bench
+	$(SUDO) $(TORTIE) lab bench $(BENCH)
 
 # Built as the user, run as root: the namespace tests need it, and skip nothing.
 test: needs

@@ -3,7 +3,8 @@
 use super::table::{Style, Table, Tone};
 use super::view::{Output, render};
 use super::{Outcome, print};
-use crate::lab::bench::{self, Report};
+use crate::lab::bench::report::{Report, Summary, figure};
+use crate::lab::bench::{self, chart};
 use crate::lab::matrix::Matrix;
 use crate::lab::spec::{Encap, Mode, Plan, Spec, Uplink, Workload, Xdp};
 use crate::lab::{self, LabError, Status, capture, load, matrix};
@@ -13,7 +14,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -109,20 +110,32 @@ struct Up {
 #[derive(Debug, ClapArgs)]
 struct Bench {
     /// Length of one measurement
-    #[arg(long, default_value_t = 3, value_name = "S")]
-    seconds: u16,
+    #[arg(long, default_value = "3", value_name = "S", value_parser = seconds)]
+    seconds: Duration,
     /// Rounds; the report has medians
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N")]
     repetitions: u16,
+    /// What to measure, separated by commas; all cases without it
+    #[arg(long, value_name = "CASES", value_delimiter = ',', value_parser = PossibleValuesParser::new(bench::cases::names()))]
+    cases: Option<Vec<String>>,
+    /// Also measure between the engine and a node with the kernel's VXLAN device (tcp1-out, tcp1-in, udp64-out, udp64-in)
+    #[arg(long)]
+    kernel_peer: bool,
+    /// Also measure an engine with N pods that do nothing (idle-pods)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    idle_pods: u8,
     /// What is printed; the file is written in any case
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
     output: Output,
     /// Where the JSON goes
     #[arg(long, default_value = "lab-bench.json", value_name = "PATH")]
     file: PathBuf,
+    /// Where a bar chart of the ratios goes, as SVG
+    #[arg(long, value_name = "PATH")]
+    chart: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
-    /// Name of the two labs that are made for the measurement: NAME and NAMEk
+    /// Name of the labs that are made for the measurement: NAME, NAMEk, NAMEp, NAMEc
     #[arg(long, default_value = "bench")]
     name: String,
 }
@@ -148,8 +161,14 @@ struct Load {
     to: SocketAddrV4,
     #[arg(long, default_value_t = 1)]
     streams: usize,
-    #[arg(long, default_value_t = 1)]
-    seconds: u64,
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    seconds: Duration,
+}
+
+/// Seconds, whole or not; at most an hour.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 3600.0);
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a number above 0, at most 3600".to_owned())
 }
 
 /// A parser for an option with fixed words; clap lists them in help and errors.
@@ -291,30 +310,45 @@ fn next_steps(program: &str, plan: &Plan, style: Style) -> String {
 }
 
 fn bench(args: Bench) -> Outcome {
-    let options = bench::Options { spec: args.flags.spec(args.name), seconds: args.seconds, repetitions: args.repetitions };
+    let options = bench::Options {
+        spec: args.flags.spec(args.name),
+        time: args.seconds,
+        repetitions: args.repetitions,
+        cases: args.cases,
+        kernel_peer: args.kernel_peer,
+        idle_pods: args.idle_pods,
+    };
     let report = match bench::run(&options, &mut say) {
         Ok(report) => report,
         Err(e) => return usage(e),
     };
-    let json = serde_json::to_string_pretty(&report)? + "\n";
-    std::fs::write(&args.file, json).map_err(|e| format!("cannot write {}: {e}", args.file.display()))?;
-    say(&format!("written to {}", args.file.display()));
+    // Printed first: a path that cannot be written must not cost the result.
     print(&render(args.output, &report, bench_table)?)?;
+    write(&args.file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    if let Some(path) = &args.chart {
+        write(path, &chart::svg(&report))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    say(&format!("written to {}", path.display()));
+    Ok(())
 }
 
 fn bench_table(report: &Report, style: Style) -> String {
     let mut t = Table::new(&["CASE", "TORTIE", "MIN-MAX", "KERNEL", "MIN-MAX", "RATIO", "BETTER", "UNIT"]);
     for c in &report.cases {
-        let range = |s: &bench::Summary| format!("{}-{}", figure(s.min), figure(s.max));
-        let ahead = if c.better == "higher" { c.ratio >= 1.0 } else { c.ratio <= 1.0 };
+        let range = |s: &Summary| format!("{}-{}", figure(s.min), figure(s.max));
+        let ahead = c.ratio.is_some_and(|r| if c.better == "higher" { r >= 1.0 } else { r <= 1.0 });
         t.toned([
             (c.case.clone(), Tone::Normal),
             (figure(c.tortie.median), Tone::Normal),
             (range(&c.tortie), Tone::Faint),
             (figure(c.kernel.median), Tone::Normal),
             (range(&c.kernel), Tone::Faint),
-            (format!("{:.2}", c.ratio), if ahead { Tone::Good } else { Tone::Normal }),
+            (c.ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}")), if ahead { Tone::Good } else { Tone::Normal }),
             (c.better.to_owned(), Tone::Normal),
             (c.unit.to_owned(), Tone::Faint),
         ]);
@@ -322,22 +356,13 @@ fn bench_table(report: &Report, style: Style) -> String {
     format!("{}, commit {}\nratio: tortie's median by the kernel's\n\n{}", report.machine, report.commit, t.render(style))
 }
 
-/// Three significant digits or so.
-fn figure(v: f64) -> String {
-    match v.abs() {
-        a if a >= 100.0 => format!("{v:.0}"),
-        a if a >= 10.0 => format!("{v:.1}"),
-        _ => format!("{v:.2}"),
-    }
-}
-
 fn run_load(a: &Load) -> Outcome {
-    let time = Duration::from_secs(a.seconds);
+    let time = a.seconds;
     let result = match a.role {
         Role::TcpRecv => load::tcp_recv(a.port, a.streams),
         Role::TcpSend => load::tcp_send(a.to, a.streams, time),
         Role::UdpSink => load::udp_sink(a.port),
-        Role::UdpBlast => load::udp_blast(a.to, time),
+        Role::UdpBlast => load::udp_blast(a.to, a.streams, time),
         Role::TcpEcho => load::tcp_echo(a.port),
         Role::TcpAsk => load::tcp_ask(a.to, time),
         Role::UdpEcho => load::udp_echo(a.port),
@@ -360,6 +385,14 @@ mod tests {
             matrix_table(&m, Style::Plain),
             "FROM \\ TO, ms   n1-p1   n1\nn1-p1           -       0.046\nn1              FAIL    -\n"
         );
+    }
+
+    #[test]
+    fn seconds_may_be_parts_of_one() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for bad in ["0", "-1", "inf", "NaN", "1e300", "3601", "", "3s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The load generator that `lab bench` runs inside pods: bulk TCP, small UDP datagrams, request and response.
 //! Receivers print `ready` once they listen; every role prints one line of JSON when it is done.
 
+use super::sys;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 const BULK: usize = 256 * 1024;
 /// UDP payload that makes a 64-byte Ethernet frame: 64 less Ethernet header and FCS, IPv4 and UDP headers.
 pub const SMALL: usize = 64 - 18 - 20 - 8;
+/// Receive buffer of the UDP sink, bytes: room for some tens of milliseconds in which it is not scheduled.
+const SINK_BUFFER: libc::c_int = 8 << 20;
 /// A request or response.
 const MESSAGE: usize = 64;
 /// How long a receiver waits for its peer, and a client for an answer.
@@ -93,25 +96,24 @@ pub fn tcp_send(to: SocketAddrV4, streams: usize, time: Duration) -> io::Result<
     Ok(Measured { bytes, seconds: time.as_secs_f64(), ..Measured::default() })
 }
 
-/// Counts datagrams until none has come for a second; the time runs from the first to the last.
+/// Counts datagrams until none has come for a second; the time runs from the first to the last. It takes them in
+/// batches, from a large buffer: it should not be what limits a measurement.
 pub fn udp_sink(port: u16) -> io::Result<Measured> {
     let socket = UdpSocket::bind(any(port))?;
+    sys::set_receive_buffer(&socket, SINK_BUFFER)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     ready()?;
-    let mut buffer = [0u8; 2048];
-    let (mut packets, mut bytes) = (1u64, socket.recv(&mut buffer)? as u64);
+    let mut sink = sys::Sink::new();
+    let (mut packets, mut bytes) = sink.receive(&socket)?;
     let first = Instant::now();
     let mut last = first;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     loop {
-        match socket.recv(&mut buffer) {
-            Ok(n) => {
-                packets += 1;
-                bytes += n as u64;
-                // The clock once in a while: it is not what is measured.
-                if packets % 64 == 0 {
-                    last = Instant::now();
-                }
+        match sink.receive(&socket) {
+            Ok((p, b)) => {
+                packets += p;
+                bytes += b;
+                last = Instant::now();
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break,
             Err(e) => return Err(e),
@@ -120,16 +122,25 @@ pub fn udp_sink(port: u16) -> io::Result<Measured> {
     Ok(Measured { bytes, packets, seconds: last.duration_since(first).as_secs_f64(), ..Measured::default() })
 }
 
-/// Sends small datagrams as fast as it goes, in one flow.
-pub fn udp_blast(to: SocketAddrV4, time: Duration) -> io::Result<Measured> {
-    let socket = UdpSocket::bind(any(0))?;
-    socket.connect(to)?;
+/// Sends small datagrams as fast as it goes, with one `send` each: that is what applications do, and what they pay
+/// is part of the measurement. Flows are connected sockets, each with a source port of its own. With several, each
+/// datagram belongs to one chosen at random, as where many clients send independently: successive packets have
+/// little in common, neither for a flow cache nor for whoever joins packets. The choice is the same in every run.
+pub fn udp_blast(to: SocketAddrV4, flows: usize, time: Duration) -> io::Result<Measured> {
+    let flow = |_| {
+        let socket = UdpSocket::bind(any(0))?;
+        socket.connect(to).map(|()| socket)
+    };
+    let sockets: Vec<UdpSocket> = (0..flows.max(1)).map(flow).collect::<io::Result<_>>()?;
     let payload = [0x5au8; SMALL];
     let start = Instant::now();
-    let mut packets = 0u64;
+    let (mut packets, mut random) = (0u64, 0x9e37_79b9_7f4a_7c15);
     while start.elapsed() < time {
         for _ in 0..64 {
-            match socket.send(&payload) {
+            random = xorshift(random);
+            // The upper half of a product of 32-bit numbers: uniform below the number of flows.
+            let pick = ((random >> 32) as usize * sockets.len()) >> 32;
+            match sockets[pick].send(&payload) {
                 Ok(_) => packets += 1,
                 // Full queues on the way: that is what a blast is for.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {}
@@ -138,6 +149,13 @@ pub fn udp_blast(to: SocketAddrV4, time: Duration) -> io::Result<Measured> {
         }
     }
     Ok(Measured { packets, bytes: packets * SMALL as u64, seconds: start.elapsed().as_secs_f64(), ..Measured::default() })
+}
+
+/// The next of Marsaglia's 64-bit xorshift numbers (13, 7, 17); `x` is not 0.
+fn xorshift(mut x: u64) -> u64 {
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^ (x << 17)
 }
 
 /// Answers each message of one TCP connection with one of the same length.
@@ -265,6 +283,34 @@ mod tests {
         let sent = tcp_send(to, 1, Duration::from_millis(100)).unwrap();
         let received = receiver.join().unwrap();
         assert!(sent.bytes > 0 && sent.bytes == received.bytes, "{sent:?} {received:?}");
+    }
+
+    #[test]
+    fn every_flow_of_a_blast_sends() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let sender = std::thread::spawn(move || udp_blast(to, 20, Duration::from_millis(300)).unwrap());
+        let mut sources = std::collections::HashSet::new();
+        let mut buffer = [0; 64];
+        while sources.len() < 20 {
+            let (n, from) = receiver.recv_from(&mut buffer).unwrap();
+            assert_eq!(n, SMALL);
+            sources.insert(from.port());
+        }
+        let sent = sender.join().unwrap();
+        assert_eq!(sent.bytes, sent.packets * SMALL as u64);
+    }
+
+    #[test]
+    fn random_flows_are_evenly_used() {
+        let (mut x, mut counts) = (1, [0u32; 10]);
+        for _ in 0..10_000 {
+            x = xorshift(x);
+            counts[((x >> 32) as usize * 10) >> 32] += 1;
+        }
+        assert!(counts.iter().all(|c| (850..1150).contains(c)), "{counts:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The lab's cluster as manifests in Calico's shapes: what a real datastore would hold for it.
 
 use super::LabError;
-use super::spec::{BLOCK_SIZE, Encap, Kind, Mode, Node, POOL, Plan, Pod, Workload, netns_path};
+use super::spec::{Encap, Kind, Mode, Node, POOL, Plan, Pod, Workload, netns_path};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ fn cluster(plan: &Plan) -> Vec<Value> {
         json!({
             "apiVersion": V3, "kind": "IPPool", "metadata": {"name": "default-ipv4-ippool"},
             "spec": {
-                "cidr": POOL, "blockSize": 26, "natOutgoing": false, "nodeSelector": "all()",
+                "cidr": POOL, "blockSize": plan.spec.block_prefix(), "natOutgoing": false, "nodeSelector": "all()",
                 "vxlanMode": mode(Encap::Vxlan), "ipipMode": mode(Encap::Ipip),
             },
         }),
@@ -75,7 +75,8 @@ fn node_object(plan: &Plan, node: &Node) -> Value {
 
 /// The node's block: the tunnel address at ordinal 0, then the pods.
 fn block(plan: &Plan, node: &Node) -> Value {
-    let mut allocations: Vec<Option<usize>> = vec![None; BLOCK_SIZE];
+    let size = 1 << (32 - plan.spec.block_prefix());
+    let mut allocations: Vec<Option<usize>> = vec![None; size];
     let mut attributes = Vec::new();
     if node.tunnel.is_some() {
         let kind = if plan.spec.encap == Encap::Ipip { "ipip" } else { "vxlan" };
@@ -92,7 +93,7 @@ fn block(plan: &Plan, node: &Node) -> Value {
             "secondary": {"namespace": "default", "node": node.name, "pod": pod.name},
         }));
     }
-    let unallocated: Vec<usize> = (0..BLOCK_SIZE).filter(|o| allocations[*o].is_none()).collect();
+    let unallocated: Vec<usize> = (0..size).filter(|o| allocations[*o].is_none()).collect();
     json!({
         "apiVersion": V3, "kind": "IPAMBlock", "metadata": {"name": dashed(node)},
         "spec": {

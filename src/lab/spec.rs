@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 /// The pod network of every lab.
 pub const POOL: &str = "10.244.0.0/16";
-/// Addresses per block of the pool (a /26).
-pub const BLOCK_SIZE: usize = 64;
 /// Most nodes: one byte of the block's address, and more would be no laboratory.
 const MAX_NODES: u8 = 64;
-const MAX_PODS: u8 = 60;
+/// So many fit in a /24, and in one byte of an address.
+const MAX_PODS: u8 = 250;
+/// Most pods of a node with Calico's usual block, a /26; with more the pool's blocks are /24.
+const USUAL_PODS: u8 = 60;
 const MAX_SUBNETS: u8 = 16;
 
 /// Declares an option with a fixed set of words.
@@ -154,6 +155,11 @@ impl Spec {
         Ok(())
     }
 
+    /// Prefix length of the pool's blocks: each node has one, and it has room for all of the node's pods.
+    pub const fn block_prefix(&self) -> u8 {
+        if self.pods <= USUAL_PODS { 26 } else { 24 }
+    }
+
     /// Longest packet of a pod, bytes, on an underlay of 1500.
     pub const fn pod_mtu(&self) -> u16 {
         1500 - self.encap.overhead()
@@ -266,7 +272,7 @@ impl Plan {
                     kind: if n <= spec.nodes { Kind::Tortie } else { Kind::Kernel },
                     subnet,
                     address: Ipv4Net::new_assert(Ipv4Addr::new(172, 31, subnet, n), 24),
-                    block: Ipv4Net::new_assert(first, 26),
+                    block: Ipv4Net::new_assert(first, spec.block_prefix()),
                     tunnel: (spec.encap != Encap::None).then_some(first),
                     name,
                 }
@@ -342,6 +348,16 @@ mod tests {
     }
 
     #[test]
+    fn blocks_have_room_for_all_pods() {
+        for (pods, prefix) in [(60, 26), (61, 24), (250, 24)] {
+            let plan = Plan::new(Spec { pods, ..Spec::new("lab") }).unwrap();
+            let node = &plan.nodes[1];
+            assert_eq!(node.block.prefix_len(), prefix);
+            assert!(node.pods.iter().all(|p| node.block.contains(&p.address) && !plan.nodes[0].block.contains(&p.address)));
+        }
+    }
+
+    #[test]
     fn cross_subnet_encapsulates_only_across() {
         let spec = Spec { nodes: 3, subnets: 2, mode: Mode::CrossSubnet, ..Spec::new("lab") };
         let plan = Plan::new(spec).unwrap();
@@ -355,7 +371,7 @@ mod tests {
         for (spec, flag) in [
             (Spec { nodes: 0, ..base() }, "--nodes"),
             (Spec { nodes: 250, kernel_nodes: 250, ..base() }, "--nodes"),
-            (Spec { pods: 61, ..base() }, "--pods"),
+            (Spec { pods: 251, ..base() }, "--pods"),
             (Spec { subnets: 3, ..base() }, "--subnets"),
             (Spec { subnets: 0, ..base() }, "--subnets"),
             (Spec { workers: 0, ..base() }, "--workers"),

@@ -1,6 +1,7 @@
 //! The whole program proven in labs: nodes with an engine each (the built program, not the library), pods, and
 //! the kernel's own VXLAN device as a peer.
 
+mod bench;
 mod faults;
 mod hops;
 mod kernel_peer;
