@@ -127,6 +127,9 @@ impl Port for XskPort {
         for i in 0..n {
             let queue = &mut self.queues[(self.first + i) % n];
             queue.reap(pool, &mut self.held);
+            if queue.socket.busy_poll && queue.socket.rx.available() == 0 {
+                queue.socket.kick_rx()?;
+            }
             queue.receive(pool, &mut self.held, out, self.csum, &mut report);
             queue.refill(pool, &mut self.held)?;
             // What the kernel could not take when it was sent.
@@ -363,8 +366,8 @@ impl Queue {
         self.sending += 1;
     }
 
-    /// Has the kernel take the send ring. In copy mode one call takes 32 descriptors, so it is repeated while
-    /// that helps; what is left then waits for the next burst.
+    /// Has the kernel take the send ring. In copy mode before Linux 6.17 one call takes 32 descriptors, so it is
+    /// repeated while that helps; what is left then waits for the next burst.
     fn kick(&mut self) -> io::Result<()> {
         let mut left = self.socket.tx.used();
         if left == 0 || (self.socket.zero_copy && !self.socket.tx.needs_wakeup()) {
