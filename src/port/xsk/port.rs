@@ -7,6 +7,7 @@
 use super::Attachment;
 use super::socket::Socket;
 use crate::frame::{BIG_SLOT, BURST, Batch, Csum, Frame, FramePool, HEADROOM, SMALL_SLOT, Umem};
+use crate::port::losses::{Kind, LossReader};
 use crate::port::{Caps, Port, RxReport, TxReport, sys};
 use crate::wire::ether;
 use std::io;
@@ -173,6 +174,10 @@ impl Port for XskPort {
             Some(fd) => Some(fd.as_fd()),
             None => self.queues.first().map(|q| q.socket.fd.as_fd()),
         }
+    }
+
+    fn losses(&self) -> Vec<LossReader> {
+        self.queues.iter().map(|q| q.socket.fd.reader(Kind::Xdp)).collect()
     }
 
     fn release(&mut self, pool: &mut FramePool) {
