@@ -17,6 +17,7 @@ pub fn table(rows: &[PortRow], style: Style) -> String {
         "TX-FRAMES",
         "TX-BYTES",
         "TX-DROPPED",
+        "KERNEL-DROPS",
     ]);
     for r in rows {
         let state = if r.state == "up" { Tone::Good } else { Tone::Bad };
@@ -25,6 +26,7 @@ pub fn table(rows: &[PortRow], style: Style) -> String {
         cells.push(or_dash(&r.mtu));
         cells.push(r.queues.to_string());
         cells.extend([r.rx_frames, r.rx_bytes, r.tx_frames, r.tx_bytes, r.tx_dropped].map(|n| n.to_string()));
+        cells.push(r.kernel_drops.iter().map(|d| d.packets).sum::<u64>().to_string());
         t.toned(cells.into_iter().enumerate().map(|(i, c)| (c, if i == 4 { state } else { Tone::Normal })));
     }
     let mut refused: Vec<String> = rows.iter().flat_map(|r| r.refused.iter().map(|why| format!("{}: {why}", r.name))).collect();
@@ -41,6 +43,7 @@ pub fn table(rows: &[PortRow], style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::view::DropRow;
 
     #[test]
     fn refusals_are_listed_below() {
@@ -58,10 +61,13 @@ mod tests {
             tx_frames: 3,
             tx_bytes: 4,
             tx_dropped: 5,
+            kernel_drops: vec![DropRow { reason: "a".into(), packets: 60 }, DropRow { reason: "b".into(), packets: 7 }],
         };
         let text = table(&[r.clone(), r], Style::Plain);
         assert!(
-            text.contains("eth0   uplink   udp-socket   up      1500   1        1           2          3           4          5\n"),
+            text.contains(
+                "eth0   uplink   udp-socket   up      1500   1        1           2          3           4          5            67\n"
+            ),
             "{text}"
         );
         assert!(text.ends_with("\nDrivers not used:\n  eth0: af-xdp: no permission\n"), "{text}");

@@ -87,6 +87,8 @@ pub struct Api {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Xdp {
     pub mode: XdpMode,
+    /// Busy polling, microseconds; 0: off.
+    pub busy_poll: u16,
 }
 
 /// Where the kernel runs XDP programs.
@@ -214,9 +216,12 @@ fn api(f: &Field, folder: &Path) -> Result<Api, FieldError> {
 }
 
 fn xdp(f: &Field) -> Result<Xdp, FieldError> {
-    f.only(&["mode"])?;
+    f.only(&["mode", "busy-poll"])?;
     let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
-    Ok(Xdp { mode: f.get("mode")?.one_of(&modes)?.unwrap_or_default() })
+    Ok(Xdp {
+        mode: f.get("mode")?.one_of(&modes)?.unwrap_or_default(),
+        busy_poll: f.get("busy-poll")?.number(0, u16::MAX.into())?.unwrap_or(0),
+    })
 }
 
 #[cfg(test)]
@@ -241,7 +246,7 @@ mod tests {
             workers: 1,
             spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
-            xdp: Xdp { mode: XdpMode::Auto },
+            xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
         };
         assert_eq!(c, want);
     }
@@ -250,12 +255,13 @@ mod tests {
     fn everything_set() {
         let c = parse(
             "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp}\nworkloads: {driver: af-packet}\n\
-             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic}\n",
+             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n",
         )
         .unwrap();
         assert_eq!(c.node, "B");
         assert_eq!(c.datastore, Datastore::File { path: "/etc/tortie/manifests".into() });
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
+        assert_eq!(c.xdp.busy_poll, 50);
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
 
@@ -288,6 +294,11 @@ mod tests {
             (&format!("{MINIMAL}workloads: tap\n"), ":4: workloads: a mapping is required, not the text \"tap\""),
             (&format!("{MINIMAL}host: {{interface: eth0}}\n"), ":4: host.interface: eth0 is the uplink"),
             (&format!("{MINIMAL}api: {{socket: /{long}}}\n"), ":4: api.socket: longer than 107 bytes"),
+            (
+                &format!("{MINIMAL}xdp: {{busy-poll: 70000}}\n"),
+                ":4: xdp.busy-poll: a whole number from 0 to 65535 is required, not the number 70000",
+            ),
+            (&format!("{MINIMAL}xdp: {{busy_poll: 1}}\n"), ":4: xdp.busy_poll: unknown key; one of mode, busy-poll"),
             (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
             ("a: [\n", "not YAML"),
             ("", ": 0 YAML documents"),

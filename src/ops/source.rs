@@ -5,6 +5,7 @@ use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source
 use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared};
 use crate::drop::DropReason;
+use crate::port::losses;
 use crate::worker::Counters;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,6 +73,10 @@ impl Source for Shared {
                 tx_frames: t.tx_frames,
                 tx_bytes: t.tx_bytes,
                 tx_dropped: t.tx_dropped,
+                kernel_drops: losses::sum(&p.losses.0)
+                    .into_iter()
+                    .map(|(reason, packets)| DropRow { reason: reason.into(), packets })
+                    .collect(),
             }
         };
         facts.ports.iter().map(row).collect()

@@ -60,6 +60,9 @@ pub struct PortRow {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub tx_dropped: u64,
+    /// What the kernel lost on the port's sockets since they were opened, by its own names.
+    #[serde(default)]
+    pub kernel_drops: Vec<DropRow>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

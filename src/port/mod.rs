@@ -4,6 +4,7 @@
 //! stays in its own file. [`open`] chooses among them.
 
 pub mod error;
+pub mod losses;
 pub mod mem;
 pub mod mmsg;
 mod nl;
@@ -121,6 +122,11 @@ pub trait Port: Send {
 
     /// Readable when `rx_burst` would return frames. `None`: the port must be polled (memory ports).
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Where to read what the kernel lost on this queue; asked before a worker gets the port.
+    fn losses(&self) -> Vec<losses::LossReader> {
+        Vec::new()
+    }
 
     /// Stops I/O and gives every slot that the port or the kernel still holds back to the pool.
     fn release(&mut self, pool: &mut FramePool);

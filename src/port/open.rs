@@ -34,6 +34,8 @@ pub struct UplinkSpec<'a> {
     pub method: UplinkMethod,
     /// For AF_XDP.
     pub mode: XskMode,
+    /// For AF_XDP: as [`XskSpec::busy_poll`].
+    pub busy_poll: u16,
     /// This node's underlay address.
     pub node: Ipv4Addr,
     /// VXLAN port.
@@ -139,6 +141,7 @@ fn uplink_xdp(spec: &UplinkSpec<'_>, zero_copy: ZeroCopy) -> Result<Vec<xsk::Xsk
         mode: spec.mode,
         umems: spec.umems,
         zero_copy,
+        busy_poll: spec.busy_poll,
         rings: RingSizes::UPLINK,
     })
 }
@@ -160,7 +163,7 @@ fn uplink_sockets(spec: &UplinkSpec<'_>, refused: &mut Vec<String>) -> Result<Up
 }
 
 /// Attaches to the host side of a pod's veth. Errors: all that was tried, one line each.
-pub fn veth(interface: &str, method: VethMethod, mode: XskMode, umems: &[Umem]) -> Result<Opened, Vec<String>> {
+pub fn veth(interface: &str, method: VethMethod, mode: XskMode, busy_poll: u16, umems: &[Umem]) -> Result<Opened, Vec<String>> {
     let mut refused = Vec::new();
     if method != VethMethod::AfXdp {
         match packet::open_workload(interface, umems.len() as u16) {
@@ -171,7 +174,7 @@ pub fn veth(interface: &str, method: VethMethod, mode: XskMode, umems: &[Umem]) 
     if method == VethMethod::AfPacket {
         return Err(refused);
     }
-    let spec = XskSpec { interface, steering: Steering::All, mode, umems, zero_copy: ZeroCopy::No, rings: RingSizes::WORKLOAD };
+    let spec = XskSpec { interface, steering: Steering::All, mode, umems, zero_copy: ZeroCopy::No, busy_poll, rings: RingSizes::WORKLOAD };
     match xsk::open(&spec) {
         Ok(p) => {
             refused.extend(lesser_hook(&p));

@@ -7,6 +7,7 @@
 //! and the identification where it is zero; all else is sent as it is, and a packet longer than the MTU is
 //! refused, not fragmented.
 
+use super::losses::{Kind, LossReader, Observed};
 use super::mmsg::{self, Readiness, RecvTable, Refusal, SendTable};
 use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys};
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, GsoSet};
@@ -38,7 +39,7 @@ pub struct RawPort {
 }
 
 struct Io {
-    rx: OwnedFd,
+    rx: Observed,
     tx: OwnedFd,
     received: RecvTable,
     ready: Readiness,
@@ -84,7 +85,7 @@ fn open_queue(spec: &RawSpec<'_>, queue: u16, mtu: u32) -> Result<RawPort, OpenE
     mmsg::bind(&tx, at).map_err(|e| failed("bind", e))?;
     let ready = Readiness::new(&rx).map_err(|e| failed("wait for packets", e))?;
     let caps = Caps { driver: "raw", medium: Medium::Ip, mtu, gso: GsoSet::NONE, tx_csum: TxCsum::Software, queue };
-    let io = Io { rx, tx, received: RecvTable::new(RX_MESSAGES), ready, sending: SendTable::new(BURST, BURST) };
+    let io = Io { rx: Observed::new(rx), tx, received: RecvTable::new(RX_MESSAGES), ready, sending: SendTable::new(BURST, BURST) };
     Ok(RawPort { caps, io: Some(io) })
 }
 
@@ -174,6 +175,10 @@ impl Port for RawPort {
     }
 
     /// Closes the sockets. No slot is held between calls: received packets wait in the port's own buffers.
+    fn losses(&self) -> Vec<LossReader> {
+        self.io.iter().map(|io| io.rx.reader(Kind::Buffer)).collect()
+    }
+
     fn release(&mut self, _pool: &mut FramePool) {
         self.io = None;
     }

@@ -25,6 +25,18 @@ pub fn setsockopt<T: Copy>(fd: &impl AsRawFd, level: i32, name: i32, value: &T) 
         .map(drop)
 }
 
+/// Reads a socket option whose value is integers without padding; what the kernel does not fill stays as it is.
+pub fn getsockopt<const N: usize, I: Integer>(fd: &impl AsRawFd, level: i32, name: i32, value: &mut [I; N]) -> io::Result<()> {
+    let mut len = size_of::<[I; N]>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a live array, for whose elements any bytes are valid.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &mut len) }).map(drop)
+}
+
+/// Types of which any bytes are a value.
+pub trait Integer: Copy {}
+impl Integer for u32 {}
+impl Integer for u64 {}
+
 /// Runs `f` on a fresh thread inside the network namespace at `path` (a file like `/run/netns/NAME` or
 /// `/proc/PID/ns/net`) and returns what it returns; sockets opened there stay there. A panic of `f` is passed
 /// on. Errors: the namespace cannot be opened or entered (CAP_SYS_ADMIN).

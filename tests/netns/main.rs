@@ -9,6 +9,7 @@ mod ports_raw;
 mod ports_sockets;
 mod ports_tunpkt;
 mod ports_xsk;
+mod ports_xsk_queues;
 mod proof;
 mod random_packets;
 mod router;

@@ -16,16 +16,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MODES: [(XskMode, &str); 2] = [(XskMode::Native, "af-xdp-native"), (XskMode::Generic, "af-xdp-generic")];
 
 fn spec(interface: &str, mode: XskMode) -> XskSpec<'_> {
-    XskSpec { interface, steering: Steering::All, mode, umems: &[], zero_copy: ZeroCopy::Try, rings: RingSizes::WORKLOAD }
+    XskSpec { interface, steering: Steering::All, mode, umems: &[], zero_copy: ZeroCopy::Try, busy_poll: 0, rings: RingSizes::WORKLOAD }
 }
 
 /// A pool and one port on an interface of the namespace.
 fn open(ns: &Namespace, spec: XskSpec<'_>) -> (FramePool, XskPort) {
-    let (interface, steering, mode) = (spec.interface, spec.steering, spec.mode);
     ns.run(|| {
         let pool = FramePool::new(2048, 16).unwrap();
         let umems = [pool.umem()];
-        let spec = XskSpec { interface, steering, mode, umems: &umems, zero_copy: ZeroCopy::Try, rings: RingSizes::WORKLOAD };
+        let spec = XskSpec { umems: &umems, ..spec };
         let mut ports = xsk::open(&spec).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(ports.len(), 1);
         (pool, ports.remove(0))

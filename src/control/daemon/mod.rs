@@ -369,7 +369,7 @@ impl Daemon {
                 Err(e) => tracing::error!("reload: {e}; the datastore in force stays"),
             }
         }
-        let methods = |c: &Config| (c.uplink.driver, c.workloads.driver, c.xdp.mode);
+        let methods = |c: &Config| (c.uplink.driver, c.workloads.driver, c.xdp);
         if methods(&self.config) != methods(&new) {
             (self.config.uplink.driver, self.config.workloads, self.config.xdp) = (new.uplink.driver, new.workloads, new.xdp);
             *self.ports.opener() = KernelOpener::new(&self.config, self.workers.umems());

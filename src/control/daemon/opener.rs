@@ -13,6 +13,8 @@ pub struct KernelOpener {
     uplink: UplinkMethod,
     veth: VethMethod,
     mode: XskMode,
+    /// Microseconds; 0: off.
+    busy_poll: u16,
     /// Name of the host device.
     host: String,
     umems: Vec<Umem>,
@@ -36,6 +38,7 @@ impl KernelOpener {
                 XdpMode::Native => XskMode::Native,
                 XdpMode::Generic => XskMode::Generic,
             },
+            busy_poll: config.xdp.busy_poll,
             host: config.host.interface.clone(),
             umems: umems.to_vec(),
         }
@@ -60,14 +63,23 @@ impl Opener for KernelOpener {
         if wish.netns.is_some() {
             return self.tuntap(wish, TunMode::Tap);
         }
-        open::veth(&wish.interface, self.veth, self.mode, &self.umems)
+        open::veth(&wish.interface, self.veth, self.mode, self.busy_poll, &self.umems)
     }
 
     fn uplink(&mut self, wish: &Wish) -> Result<OpenedUplink, Vec<String>> {
         let Some((node, port, vni)) = wish.tunnel else {
             return Err(vec!["uplink: this node's address is not known yet".into()]);
         };
-        open::uplink(&UplinkSpec { interface: &wish.interface, method: self.uplink, mode: self.mode, node, port, vni, umems: &self.umems })
+        open::uplink(&UplinkSpec {
+            interface: &wish.interface,
+            method: self.uplink,
+            mode: self.mode,
+            busy_poll: self.busy_poll,
+            node,
+            port,
+            vni,
+            umems: &self.umems,
+        })
     }
 
     fn host(&mut self, wish: &Wish) -> Result<Opened, Vec<String>> {

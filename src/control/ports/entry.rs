@@ -1,6 +1,6 @@
 //! One port: what it should be, what it is, and its numbers.
 
-use super::{Key, PortFact, Wish};
+use super::{Key, Losses, PortFact, Wish};
 use crate::control::facts::PortTotals;
 use crate::control::plan;
 use crate::frame::PortId;
@@ -63,12 +63,14 @@ pub(super) struct Entry {
     pub state: State,
     pub driver: Option<&'static str>,
     pub refused: Vec<String>,
+    /// Of the sockets that were opened last, by number.
+    pub losses: Vec<(PortId, Losses)>,
 }
 
 impl Entry {
     pub fn new(ids: Vec<PortId>, bases: Vec<PortTotals>, wish: Wish, now: Instant) -> Entry {
         let state = State::Down { why: "not opened yet".into(), retry: now, attempts: 0 };
-        Entry { ids, bases, wish, state, driver: None, refused: Vec::new() }
+        Entry { ids, bases, wish, state, driver: None, refused: Vec::new(), losses: Vec::new() }
     }
 
     pub fn is_up(&self) -> bool {
@@ -102,6 +104,7 @@ impl Entry {
             mtu: u16::try_from(self.wish.mtu).ok().filter(|m| open && *m > 0),
             queues: if open { workers as u16 } else { 0 },
             base: self.ids.iter().position(|i| *i == id).and_then(|i| self.bases.get(i)).copied().unwrap_or_default(),
+            losses: self.losses.iter().find(|(i, _)| *i == id).map_or_else(|| Losses(Default::default()), |(_, l)| l.clone()),
         };
         let name = self.wish.interface.clone();
         match &self.state {

@@ -15,6 +15,7 @@ use super::facts::PortTotals;
 use super::netlink::View;
 use super::plan::{self, Underlay};
 use crate::frame::PortId;
+use crate::port::losses::LossReader;
 use crate::port::open::{Opened, OpenedUplink};
 use crate::wire::Mac;
 use crate::worker::{Command, Counters, Mailbox};
@@ -39,6 +40,18 @@ pub trait Opener {
     fn discard(&mut self, wish: &Wish);
 }
 
+/// The readers of a port's sockets. Equal if they read the same sockets.
+#[derive(Clone, Debug)]
+pub struct Losses(pub Arc<[LossReader]>);
+
+impl PartialEq for Losses {
+    fn eq(&self, other: &Losses) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Losses {}
+
 /// One port as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortFact {
@@ -53,6 +66,8 @@ pub struct PortFact {
     pub queues: u16,
     /// What the number's counters stood at when the port got it.
     pub base: PortTotals,
+    /// Where to read what the kernel lost.
+    pub losses: Losses,
 }
 
 /// All ports of this node.
@@ -181,7 +196,9 @@ impl<O: Opener> PortManager<O> {
                 entry.driver = Some(parts.driver);
                 entry.refused = parts.refused;
                 let mut outs = Vec::with_capacity(entry.ids.len());
+                entry.losses.clear();
                 for (id, queues) in entry.ids.iter().zip(parts.sets) {
+                    entry.losses.push((*id, Losses(queues.iter().flat_map(|p| p.losses()).collect())));
                     outs.push(queues.first().map(|p| plan::Out::new(*id, p.caps(), entry.wish.mtu)));
                     for (worker, port) in queues.into_iter().enumerate().take(self.outbox.len()) {
                         self.outbox[worker].push_back(Command::AddPort { id: *id, port });

@@ -8,6 +8,7 @@
 mod ingress_drop;
 mod socket;
 
+use super::losses::{Kind, LossReader, Observed};
 use super::pair::Pair;
 use super::sys::{self, Link};
 use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, vnet};
@@ -90,7 +91,7 @@ fn receivers(index: u32, queues: u16) -> Result<Vec<OwnedFd>, (&'static str, io:
 /// One packet socket.
 pub struct PacketPort {
     caps: Caps,
-    socket: OwnedFd,
+    socket: Observed,
     /// Keeps the host stack off the interface; shared by its queues. `None`: a port that only sends.
     block: Option<Arc<IngressDrop>>,
     /// The error that closed the port; the socket itself tells only once.
@@ -156,7 +157,14 @@ fn classify(errno: i32) -> Failure {
 
 impl PacketPort {
     fn new(socket: OwnedFd, caps: Caps, block: Option<Arc<IngressDrop>>) -> PacketPort {
-        PacketPort { caps, socket, block, broken: None, scratch: Scratch::new(), pairs: Vec::with_capacity(MESSAGES) }
+        PacketPort {
+            caps,
+            socket: Observed::new(socket),
+            block,
+            broken: None,
+            scratch: Scratch::new(),
+            pairs: Vec::with_capacity(MESSAGES),
+        }
     }
 
     fn check_broken(&self) -> io::Result<()> {
@@ -321,6 +329,10 @@ impl Port for PacketPort {
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn losses(&self) -> Vec<LossReader> {
+        vec![self.socket.reader(Kind::Buffer)]
     }
 
     fn release(&mut self, _pool: &mut FramePool) {

@@ -74,6 +74,8 @@ pub struct XskSpec<'a> {
     /// holds the pages itself). Receive queue q goes to worker q modulo their number.
     pub umems: &'a [Umem],
     pub zero_copy: ZeroCopy,
+    /// Busy polling (SO_BUSY_POLL), microseconds; 0: off.
+    pub busy_poll: u16,
     pub rings: RingSizes,
 }
 
@@ -139,7 +141,8 @@ fn open_once(spec: &XskSpec<'_>) -> Result<Vec<XskPort>, OpenError> {
     for queue in 0..queues {
         let worker = (queue % workers) as usize;
         let zero_copy = if attachment.hook == Hook::Native { spec.zero_copy } else { ZeroCopy::No };
-        let socket = Socket::open(&Target { interface: name, ifindex, queue, zero_copy }, spec.umems[worker], &spec.rings)?;
+        let target = Target { interface: name, ifindex, queue, zero_copy, busy_poll: spec.busy_poll };
+        let socket = Socket::open(&target, spec.umems[worker], &spec.rings)?;
         attachment.map.insert(queue, &socket.fd).map_err(|e| OpenError::io(step("put socket into the map"), e))?;
         sockets[worker].push((queue, socket));
     }

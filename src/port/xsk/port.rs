@@ -7,6 +7,7 @@
 use super::Attachment;
 use super::socket::Socket;
 use crate::frame::{BIG_SLOT, BURST, Batch, Csum, Frame, FramePool, HEADROOM, SMALL_SLOT, Umem};
+use crate::port::losses::{Kind, LossReader};
 use crate::port::{Caps, Port, RxReport, TxReport, sys};
 use crate::wire::ether;
 use std::io;
@@ -127,6 +128,9 @@ impl Port for XskPort {
         for i in 0..n {
             let queue = &mut self.queues[(self.first + i) % n];
             queue.reap(pool, &mut self.held);
+            if queue.socket.busy_poll && queue.socket.rx.available() == 0 {
+                queue.socket.kick_rx()?;
+            }
             queue.receive(pool, &mut self.held, out, self.csum, &mut report);
             queue.refill(pool, &mut self.held)?;
             // What the kernel could not take when it was sent.
@@ -170,6 +174,10 @@ impl Port for XskPort {
             Some(fd) => Some(fd.as_fd()),
             None => self.queues.first().map(|q| q.socket.fd.as_fd()),
         }
+    }
+
+    fn losses(&self) -> Vec<LossReader> {
+        self.queues.iter().map(|q| q.socket.fd.reader(Kind::Xdp)).collect()
     }
 
     fn release(&mut self, pool: &mut FramePool) {
@@ -363,8 +371,8 @@ impl Queue {
         self.sending += 1;
     }
 
-    /// Has the kernel take the send ring. In copy mode one call takes 32 descriptors, so it is repeated while
-    /// that helps; what is left then waits for the next burst.
+    /// Has the kernel take the send ring. In copy mode before Linux 6.17 one call takes 32 descriptors, so it is
+    /// repeated while that helps; what is left then waits for the next burst.
     fn kick(&mut self) -> io::Result<()> {
         let mut left = self.socket.tx.used();
         if left == 0 || (self.socket.zero_copy && !self.socket.tx.needs_wakeup()) {

@@ -5,14 +5,18 @@
 
 use super::rings::{Consumer, Producer};
 use super::{RingSizes, ZeroCopy};
-use crate::frame::{SMALL_SLOT, Umem};
+use crate::frame::{BURST, SMALL_SLOT, Umem};
 use crate::port::OpenError;
+use crate::port::losses::Observed;
 use crate::port::sys;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const NO_RING: libc::xdp_ring_offset = libc::xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
 const NO_LAYOUT: libc::xdp_mmap_offsets = libc::xdp_mmap_offsets { rx: NO_RING, tx: NO_RING, fr: NO_RING, cr: NO_RING };
+
+// include/uapi/linux/if_xdp.h: descriptors that one send call takes in copy mode; Linux 6.17.
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
 /// What to bind to.
 pub struct Target<'a> {
@@ -21,6 +25,8 @@ pub struct Target<'a> {
     pub queue: u32,
     /// `No` whenever the program runs in generic mode: there is no driver to lend its rings.
     pub zero_copy: ZeroCopy,
+    /// Microseconds; 0: off.
+    pub busy_poll: u16,
 }
 
 /// An open and bound socket.
@@ -30,11 +36,13 @@ pub struct Socket {
     pub tx: Producer<libc::xdp_desc>,
     pub fill: Producer<u64>,
     pub done: Consumer<u64>,
-    pub fd: OwnedFd,
+    pub fd: Observed,
     /// Whether the driver reads and writes the UMEM itself.
     pub zero_copy: bool,
     /// Whether a packet may take several descriptors (Linux 6.6).
     pub multi_buffer: bool,
+    /// Whether [`Socket::kick_rx`] runs the interface's receive processing.
+    pub busy_poll: bool,
 }
 
 impl Socket {
@@ -68,11 +76,16 @@ impl Socket {
         let tx = Producer::map(&fd, libc::XDP_PGOFF_TX_RING, &at.tx, sizes.tx).map_err(map)?;
         let fill = Producer::map(&fd, libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t, &at.fr, sizes.fill).map_err(map)?;
         let done = Consumer::map(&fd, libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t, &at.cr, sizes.completion).map_err(map)?;
+        // Before Linux 6.17 the budget is 32 and not to be changed: `kick` repeats the call then.
+        let _ = sys::setsockopt(&fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &sizes.tx);
+        if target.busy_poll > 0 {
+            busy_poll(&fd, target.busy_poll).map_err(|e| busy_poll_error(step("busy polling"), e))?;
+        }
         let multi_buffer = bind(&fd, target).map_err(|e| bind_error(step("bind"), e))?;
         let options: libc::xdp_options =
             getsockopt(&fd, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 }).map_err(|e| OpenError::io(step("options"), e))?;
         let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-        Ok(Socket { rx, tx, fill, done, fd, zero_copy, multi_buffer })
+        Ok(Socket { rx, tx, fill, done, fd: Observed::new(fd), zero_copy, multi_buffer, busy_poll: target.busy_poll > 0 })
     }
 
     /// Makes the kernel look at the send ring. `Ok(false)`: it could not take all of it now.
@@ -82,7 +95,8 @@ impl Socket {
         transient(ret)
     }
 
-    /// Makes the driver look at the fill ring (zero-copy only).
+    /// Makes the driver look at the fill ring (zero-copy), and with busy polling runs the queue's receive
+    /// processing once, up to a burst.
     pub fn kick_rx(&self) -> io::Result<bool> {
         // SAFETY: no buffers and no address.
         let ret = unsafe {
@@ -103,6 +117,19 @@ fn transient(ret: isize) -> io::Result<bool> {
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Ok(false),
         _ => Err(e),
     }
+}
+
+/// Lets receive calls run the queue's NAPI, and asks the kernel to leave it to them (Documentation/networking/napi.rst).
+/// Errors: EPERM without CAP_NET_ADMIN, ENOPROTOOPT or EOPNOTSUPP before Linux 5.11 and without busy polling in the kernel.
+fn busy_poll(fd: &OwnedFd, microseconds: u16) -> io::Result<()> {
+    let set = |name, value: i32| sys::setsockopt(fd, libc::SOL_SOCKET, name, &value);
+    set(libc::SO_PREFER_BUSY_POLL, 1)?;
+    set(libc::SO_BUSY_POLL, i32::from(microseconds))?;
+    set(libc::SO_BUSY_POLL_BUDGET, BURST as i32)
+}
+
+fn busy_poll_error(what: String, e: io::Error) -> OpenError {
+    OpenError::with_hint(what, e, "set xdp.busy-poll to 0: it needs Linux 5.11 with CONFIG_NET_RX_BUSY_POLL, and CAP_NET_ADMIN")
 }
 
 fn register(fd: &OwnedFd, umem: Umem) -> io::Result<()> {
@@ -171,4 +198,44 @@ fn getsockopt<T: Copy>(fd: &OwnedFd, name: libc::c_int, mut value: T) -> io::Res
         return Err(io::Error::new(io::ErrorKind::Unsupported, format!("option {name} has {len} bytes: Linux 5.4 or newer is needed")));
     }
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NET_ADMIN: u32 = 12;
+
+    /// Takes a capability from the calling thread.
+    fn renounce(capability: u32) {
+        // include/uapi/linux/capability.h: version 3 and the thread itself; effective, permitted, inheritable.
+        let header = [0x2008_0522u32, 0];
+        let mut data = [[0u32; 3]; 2];
+        // SAFETY: `struct __user_cap_header_struct` and two `struct __user_cap_data_struct`, all integers.
+        let got = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+        assert_eq!(got, 0);
+        data[0][0] &= !(1 << capability);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }, 0);
+    }
+
+    #[test]
+    fn refused_busy_polling_names_the_key() {
+        let fd = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0).unwrap();
+        busy_poll(&fd, 50).unwrap();
+        // The kernel does not tell the budget.
+        let mut value = [0u32; 1];
+        for (name, want) in [(libc::SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, 50)] {
+            sys::getsockopt(&fd, libc::SOL_SOCKET, name, &mut value).unwrap();
+            assert_eq!(value, [want]);
+        }
+        let refused = std::thread::spawn(|| {
+            renounce(NET_ADMIN);
+            let fd = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0).unwrap();
+            busy_poll(&fd, 50).map_err(|e| busy_poll_error("step".into(), e)).unwrap_err()
+        });
+        let e = refused.join().unwrap();
+        assert_eq!(e.errno(), Some(libc::EPERM));
+        assert!(e.to_string().contains("set xdp.busy-poll to 0"), "{e}");
+    }
 }
