@@ -1,6 +1,7 @@
 //! tortie to tortie: each way to attach pods with each way to reach nodes, and each encapsulation.
 
 use super::lab::{Lab, spec};
+use super::order::in_order;
 use super::traffic::{mtu_sweep, ping, sizes, tcp};
 use tortie::lab::spec::{Encap, Spec, Uplink, Workload, Xdp};
 
@@ -15,6 +16,7 @@ fn pair(spec: Spec) {
     tcp(&lab, a, b, BULK);
     tcp(&lab, b, a, BULK);
     sizes(&lab, a, b);
+    in_order(&lab, a, b);
     // A TAP's MTU is the engine's; only a veth's can be raised behind its back.
     if lab.plan.spec.workload == Workload::AfPacket && lab.plan.spec.encap != Encap::None {
         lab.sh("n1", &format!("ip link set {} mtu 1700", lab.interface(a)));
