@@ -6,6 +6,7 @@ use super::order::in_order;
 use super::traffic::{mtu_sweep, ping, ping_address, sizes, tcp_both_ways};
 use tortie::lab::spec::{Spec, Uplink, Workload, Xdp};
 
+const INTERFACE: usize = 9100;
 const MB: usize = 1_000_000;
 const PODS: [&str; 2] = ["n1-p1", "n2-p1"];
 
@@ -33,8 +34,8 @@ fn everything(lab: &Lab, bulk: usize) {
 /// Both pods' interfaces take more than the tunnel: the nodes have to say so, or to fragment.
 fn path_mtu(lab: &Lab) {
     for (node, pod) in [("n1", "n1-p1"), ("n2", "n2-p1")] {
-        lab.sh(node, &format!("ip link set {} mtu 1700", lab.interface(pod)));
-        lab.sh(pod, "ip link set eth0 mtu 1700");
+        lab.sh(node, &format!("ip link set {} mtu {INTERFACE}", lab.interface(pod)));
+        lab.sh(pod, &format!("ip link set eth0 mtu {INTERFACE}"));
     }
     let [a, b] = PODS;
     lab.wait("the pod answers with its longer interface", std::time::Duration::from_secs(5), || {

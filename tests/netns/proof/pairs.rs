@@ -19,8 +19,8 @@ fn pair(spec: Spec) {
     tcp_both_ways(&lab, a, b, BULK);
     // A TAP's MTU is the engine's; only a veth's can be raised behind its back.
     if lab.plan.spec.workload == Workload::AfPacket && lab.plan.spec.encap != Encap::None {
-        lab.sh("n1", &format!("ip link set {} mtu 1700", lab.interface(a)));
-        lab.sh(a, "ip link set eth0 mtu 1700");
+        lab.sh("n1", &format!("ip link set {} mtu 9100", lab.interface(a)));
+        lab.sh(a, "ip link set eth0 mtu 9100");
         lab.wait("the port is open again", std::time::Duration::from_secs(5), || {
             lab.client("n1").ports().unwrap().iter().all(|p| p.state == "up")
         });

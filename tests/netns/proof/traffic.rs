@@ -214,11 +214,12 @@ pub fn sizes(lab: &Lab, from: &str, to: &str) {
     }
 }
 
-/// Packets of 1,400 to 1,600 bytes from a pod whose interface takes them all: with DF, those above the path's MTU
+/// Packets of 1,400 to 9,028 bytes from a pod whose interface takes them all: with DF, those above the path's MTU
 /// are answered by `router` with that MTU; without, they arrive all the same.
 pub fn mtu_sweep(lab: &Lab, from: &str, to: &str, router: Ipv4Addr) {
     let mtu = usize::from(lab.plan.spec.pod_mtu());
-    let lengths = || (1400..=1600).step_by(9).chain(mtu - 2..=mtu + 2).chain([1500, 1501, 1600]);
+    let lengths =
+        || (1400..=1600).step_by(9).chain(mtu - 2..=mtu + 2).chain((1601..9028).step_by(571)).chain([1500, 1501, 1600, LONGEST + HEADERS]);
     let plain = Datagrams::new(lab, from, to, Df::Clear);
     let probe = Datagrams::new(lab, from, to, Df::Probe);
     let mut seen = BTreeMap::new();
