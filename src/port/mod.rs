@@ -13,6 +13,7 @@ mod pair;
 pub mod raw;
 pub mod sys;
 pub mod tun;
+mod tun_steer;
 pub mod udp;
 pub mod vnet;
 pub mod xsk;

@@ -66,21 +66,27 @@ fn bpf(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads `return TC_ACT_SHOT` as a classifier.
-fn load() -> io::Result<OwnedFd> {
+/// Loads a program of a type (`enum bpf_prog_type`). An instruction is its opcode, registers, offset (2 bytes) and
+/// immediate (4 bytes), in the host's byte order; `name` is shown by bpftool, 15 bytes at most.
+pub(in crate::port) fn load_program(kind: u32, name: &str, program: &[[u8; 8]]) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: libc::c_int = 5;
-    const PROG_TYPE_SCHED_CLS: u32 = 3;
-    const TC_ACT_SHOT: u8 = 2;
-    // r0 = TC_ACT_SHOT; exit. Opcode, registers, offset (2 bytes), immediate (4 bytes, native order).
-    let mut program = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95u8, 0, 0, 0, 0, 0, 0, 0]];
-    program[0][4..8].copy_from_slice(&u32::from(TC_ACT_SHOT).to_ne_bytes());
     let mut attr = [0u8; 128];
-    attr[0..4].copy_from_slice(&PROG_TYPE_SCHED_CLS.to_ne_bytes());
+    attr[0..4].copy_from_slice(&kind.to_ne_bytes());
     attr[4..8].copy_from_slice(&(program.len() as u32).to_ne_bytes());
     attr[8..16].copy_from_slice(&(program.as_ptr() as u64).to_ne_bytes());
     attr[16..24].copy_from_slice(&(c"Apache-2.0".as_ptr() as u64).to_ne_bytes());
-    attr[48..59].copy_from_slice(b"tortie_drop");
+    attr[48..48 + name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
     bpf(BPF_PROG_LOAD, &mut attr)
+}
+
+/// Loads `return TC_ACT_SHOT` as a classifier.
+fn load() -> io::Result<OwnedFd> {
+    const PROG_TYPE_SCHED_CLS: u32 = 3;
+    const TC_ACT_SHOT: u8 = 2;
+    // r0 = TC_ACT_SHOT; exit.
+    let mut program = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95u8, 0, 0, 0, 0, 0, 0, 0]];
+    program[0][4..8].copy_from_slice(&u32::from(TC_ACT_SHOT).to_ne_bytes());
+    load_program(PROG_TYPE_SCHED_CLS, "tortie_drop", &program)
 }
 
 /// Links the program to the interface's ingress.

@@ -5,7 +5,7 @@
 //! once; sending to one that is gone gives ENXIO. Before Linux 6.2 the kernel cannot describe UDP super-frames
 //! here: a pod's are lost on receive (EINVAL, counted as malformed).
 
-mod ingress_drop;
+pub(super) mod ingress_drop;
 mod socket;
 
 use super::pair::Pair;
