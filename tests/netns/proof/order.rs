@@ -134,8 +134,8 @@ struct Seen {
 }
 
 /// Sends until the direction's share is out and waits for the rest; what was seen.
-fn direction(lab: &Lab, from: &str, to: &str, habits: &[Habit], seed: u64) -> (Vec<u64>, Seen) {
-    let mut flows: Vec<Flow> = habits.iter().map(|h| Flow::new(lab, from, to, *h)).collect();
+fn direction(lab: &Lab, from: &str, to: &str, seed: u64) -> (Vec<u64>, Seen) {
+    let mut flows: Vec<Flow> = HABITS.iter().map(|h| Flow::new(lab, from, to, *h)).collect();
     let receivers: Vec<(Habit, UdpSocket)> = flows.iter().map(|f| (f.habit, f.receiver.try_clone().unwrap())).collect();
     let longest = flows[0].longest;
     let (arrived, done) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -224,18 +224,15 @@ fn collect(receivers: &[(Habit, UdpSocket)], longest: usize, arrived: &AtomicU64
     }
 }
 
-/// Both directions at once; the habits that the lab's way keeps in order.
+/// Both directions at once.
 pub fn in_order(lab: &Lab, a: &str, b: &str) {
-    // A multi-queue TAP reads a flow at the queue that last wrote its other direction. Fragments between two pods
-    // are one flow to it, whatever their ports, and change queues with what comes back.
-    let habits = if lab.plan.spec.workers == 1 { &HABITS[..] } else { &HABITS[..6] };
     if lab.plan.spec.workload == Workload::AfXdp && lab.plan.spec.xdp == Xdp::Generic {
         // Generic XDP sees the pod's UDP super-frames without their segment size: such a pod must not send any.
         [a, b].into_iter().for_each(|pod| drop(lab.sh(pod, "ethtool -K eth0 tx-udp-segmentation off")));
     }
     std::thread::scope(|s| {
-        let there = s.spawn(|| direction(lab, a, b, habits, 1));
-        let back = s.spawn(|| direction(lab, b, a, habits, 2));
+        let there = s.spawn(|| direction(lab, a, b, 1));
+        let back = s.spawn(|| direction(lab, b, a, 2));
         for (way, run) in [(format!("{a} to {b}"), there), (format!("{b} to {a}"), back)] {
             let (sent, seen) = run.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
             let lost = sent.iter().sum::<u64>().saturating_sub(seen.arrived.iter().sum());
@@ -250,7 +247,7 @@ pub fn in_order(lab: &Lab, a: &str, b: &str) {
             );
             let first = &seen.disorder[..seen.disorder.len().min(5)];
             assert!(first.is_empty(), "{} out of order: {first:?}\n{}", seen.disorder.len(), story());
-            for (i, habit) in habits.iter().enumerate() {
+            for (i, habit) in HABITS.iter().enumerate() {
                 assert!(seen.arrived[i] * 2 > sent[i], "{habit:?}: too little arrived to tell\n{}", story());
             }
         }
