@@ -15,6 +15,7 @@ pub mod raw;
 pub mod sys;
 mod tcx;
 pub mod tun;
+mod tun_steer;
 pub mod udp;
 pub mod vnet;
 pub mod xsk;

@@ -1,4 +1,4 @@
-//! BPF programs at an interface's ingress, in front of the protocol stack. Assembled by their users, so that there
+//! BPF programs that are run by the kernel's stack, those at an interface's ingress above all. Assembled by their users, so that there
 //! is no byte code in the tree and no compiler at run time.
 
 use super::sys;
@@ -28,13 +28,16 @@ fn bpf(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads a classifier (`BPF_PROG_TYPE_SCHED_CLS`). `name`: at most 15 bytes. Some helpers want a license that is
+/// Program types (`enum bpf_prog_type`): a socket filter, and a classifier.
+pub const SOCKET_FILTER: u32 = 1;
+pub const SCHED_CLS: u32 = 3;
+
+/// Loads a program of a type. `name`: at most 15 bytes. Some helpers want a license that is
 /// compatible with the GPL.
-pub fn load(code: &[Insn], name: &str, license: &CStr) -> io::Result<OwnedFd> {
+pub fn load(kind: u32, code: &[Insn], name: &str, license: &CStr) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: libc::c_int = 5;
-    const PROG_TYPE_SCHED_CLS: u32 = 3;
     let mut attr = [0u8; 128];
-    attr[0..4].copy_from_slice(&PROG_TYPE_SCHED_CLS.to_ne_bytes());
+    attr[0..4].copy_from_slice(&kind.to_ne_bytes());
     attr[4..8].copy_from_slice(&(code.len() as u32).to_ne_bytes());
     attr[8..16].copy_from_slice(&(code.as_ptr() as u64).to_ne_bytes());
     attr[16..24].copy_from_slice(&(license.as_ptr() as u64).to_ne_bytes());

@@ -8,7 +8,7 @@
 use super::nl::{self, Netlink, Request};
 use super::pair::Pair;
 use super::sys::{self, Link};
-use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, vnet};
+use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, tun_steer, vnet};
 use crate::frame::{Batch, Frame, FramePool, GsoSet};
 use crate::wire::Mac;
 use std::fs::{File, OpenOptions};
@@ -94,6 +94,9 @@ fn open_here(spec: &TunSpec) -> Result<Vec<TunPort>, OpenError> {
     let files = (0..queues).map(|_| attach(&spec.name, spec.mode, queues, vnet::LEN)).collect::<Result<Vec<File>, OpenError>>()?;
     let fail = |step: &str, e| OpenError::io(format!("{}: {step}", spec.name), e);
     let gso = offload(&files[0]).map_err(|e| fail("TUNSETOFFLOAD", e))?;
+    if queues > 1 {
+        steer(&files[0], spec.mode).map_err(|e| fail("choose queues by flow (TUNSETSTEERINGEBPF)", e))?;
+    }
     set_persist(&files[0], spec.persist).map_err(|e| fail("TUNSETPERSIST", e))?;
     configure(spec).map_err(|(step, e)| fail(step, e))?;
     let caps = |queue| Caps {
@@ -164,6 +167,14 @@ fn set_persist(file: &File, persist: bool) -> io::Result<()> {
 pub(super) fn set_offload(file: &File, bits: u32) -> io::Result<()> {
     // SAFETY: the argument is an integer, not a pointer.
     sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(bits)) }).map(drop)
+}
+
+/// Has the kernel choose a packet's queue by its flow alone (Linux 4.16).
+fn steer(file: &File, mode: TunMode) -> io::Result<()> {
+    let program = tun_steer::load(mode)?;
+    let fd: libc::c_int = program.as_raw_fd();
+    // SAFETY: the argument points to a live integer; the device keeps its own reference to the program.
+    sys::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETSTEERINGEBPF as _, &raw const fd) }).map(drop)
 }
 
 /// Asks for unfinished checksums and super-frames, as many kinds as this kernel knows (USO came in 6.2).

@@ -48,10 +48,10 @@ pub struct Outcome {
 }
 
 /// A packet socket that sends raw frames on an interface and receives what others send on it.
-struct Tap(OwnedFd);
+pub struct Tap(OwnedFd);
 
 impl Tap {
-    fn new(ns: &Namespace, dev: &str) -> Tap {
+    pub fn new(ns: &Namespace, dev: &str) -> Tap {
         const PACKET_IGNORE_OUTGOING: i32 = 23;
         let open = || -> std::io::Result<OwnedFd> {
             let index = sys::Link::new(dev)?.index()?;
@@ -70,16 +70,23 @@ impl Tap {
         Tap(ns.run(open).unwrap_or_else(|e| panic!("packet socket on {dev}: {e}")))
     }
 
-    fn send(&self, frame: &[u8]) {
+    /// From here on every frame that is sent or received starts with a `virtio_net_hdr` (packet(7), PACKET_VNET_HDR).
+    pub fn with_vnet_headers(self) -> Tap {
+        const PACKET_VNET_HDR: i32 = 15;
+        sys::setsockopt(&self.0, libc::SOL_PACKET, PACKET_VNET_HDR, &1i32).expect("virtio-net headers");
+        self
+    }
+
+    pub fn send(&self, frame: &[u8]) {
         // SAFETY: reads the slice only.
         let n = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         assert_eq!(n, frame.len() as isize, "send: {}", std::io::Error::last_os_error());
     }
 
     /// The next frame, waiting up to `ms` milliseconds.
-    fn recv(&self, ms: i32) -> Option<Vec<u8>> {
+    pub fn recv(&self, ms: i32) -> Option<Vec<u8>> {
         let mut p = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut buf = vec![0u8; 4096];
+        let mut buf = vec![0u8; 1 << 16];
         // SAFETY: one live pollfd.
         if unsafe { libc::poll(&raw mut p, 1, ms) } <= 0 {
             return None;
@@ -180,7 +187,7 @@ pub fn configure(node: &Namespace, mtu: u16) {
 }
 
 /// Frames of one thread then go through one CPU's queue.
-fn stay_on_one_cpu() {
+pub fn stay_on_one_cpu() {
     // SAFETY: a CPU set on the stack; sched_getcpu has no arguments.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

@@ -4,6 +4,7 @@ mod daemon;
 mod differential;
 mod ipip_peer;
 mod kernel_node;
+mod kernel_segments;
 mod netlink;
 mod ports_raw;
 mod ports_sockets;

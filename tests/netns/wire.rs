@@ -105,8 +105,8 @@ pub fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: usize) {
     transfer_at(from.path(), to.path(), address, bytes);
 }
 
-/// The same between namespaces given by their files.
-pub fn transfer_at(from: &Path, to: &Path, address: &str, bytes: usize) {
+/// The same between namespaces given by their files; how many segments the sender sent again (tcp(7), TCP_INFO).
+pub fn transfer_at(from: &Path, to: &Path, address: &str, bytes: usize) -> u32 {
     let listener = sys::in_netns(to, || TcpListener::bind(address).expect("listen")).expect("enter the receiver's namespace");
     let server = std::thread::spawn(move || {
         let (mut s, _) = listener.accept().expect("accept");
@@ -142,6 +142,18 @@ pub fn transfer_at(from: &Path, to: &Path, address: &str, bytes: usize) {
     client.read_exact(&mut answer).expect("the digest of what arrived");
     assert_eq!(u64::from_ne_bytes(answer), digest.0, "the data changed on the way");
     server.join().expect("server");
+    retransmitted(&client)
+}
+
+/// Segments that the connection has sent more than once.
+fn retransmitted(s: &TcpStream) -> u32 {
+    // SAFETY: integers only, for which zero is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`, which is live.
+    let done = unsafe { libc::getsockopt(s.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len) };
+    sys::check(done).expect("TCP_INFO");
+    info.tcpi_total_retrans
 }
 
 /// A polynomial hash over all bytes; it does not depend on how they are cut into pieces.

@@ -61,7 +61,7 @@ impl Drop for IngressDrop {
 fn load() -> io::Result<OwnedFd> {
     const TC_ACT_SHOT: i32 = 2;
     // r0 = TC_ACT_SHOT; exit.
-    tcx::load(&[insn(0xb7, 0, 0, 0, TC_ACT_SHOT), insn(0x95, 0, 0, 0, 0)], "tortie_drop", c"Apache-2.0")
+    tcx::load(tcx::SCHED_CLS, &[insn(0xb7, 0, 0, 0, TC_ACT_SHOT), insn(0x95, 0, 0, 0, 0)], "tortie_drop", c"Apache-2.0")
 }
 
 fn qdisc_message(index: u32) -> [u8; 20] {

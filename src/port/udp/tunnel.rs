@@ -72,7 +72,7 @@ pub fn open(node: Ipv4Addr, port: u16, queues: u16) -> Result<Vec<Tunnel>, OpenE
     fs::write(format!("/proc/sys/net/ipv4/conf/{DEVICE}/forwarding"), "1").map_err(fail("switch forwarding on for this device"))?;
     let mut link = Link::new(DEVICE).map_err(fail("look up"))?;
     let index = link.index().map_err(fail("look up"))?;
-    let program = tcx::load(&redirect(), "tortie_gso", c"Dual MIT/GPL").map_err(fail("load BPF program"))?;
+    let program = tcx::load(tcx::SCHED_CLS, &redirect(), "tortie_gso", c"Dual MIT/GPL").map_err(fail("load BPF program"))?;
     let tcx = Arc::new(tcx::link(&program, index).map_err(fail("TCX link"))?);
     link.set_up().map_err(fail("set up"))?;
     Ok(files.into_iter().map(|file| Tunnel { file, _link: tcx.clone(), node, port, id: 0 }).collect())

@@ -7,6 +7,7 @@ mod hops;
 mod kernel_peer;
 mod lab;
 mod modes;
+mod order;
 mod pairs;
 mod spoof;
 mod traffic;

@@ -1,10 +1,11 @@
 //! tortie to tortie: each way to attach pods with each way to reach nodes, and each encapsulation.
 
 use super::lab::{Lab, spec};
-use super::traffic::{mtu_sweep, ping, sizes, tcp};
+use super::order::in_order;
+use super::traffic::{mtu_sweep, ping, sizes, tcp_both_ways};
 use tortie::lab::spec::{Encap, Spec, Uplink, Workload, Xdp};
 
-const BULK: usize = 20_000_000;
+const BULK: usize = 100_000_000;
 
 fn pair(spec: Spec) {
     let lab = Lab::up(Spec { nodes: 2, ..spec });
@@ -12,13 +13,14 @@ fn pair(spec: Spec) {
     for (from, to) in [(a, b), (b, a), (a, "n1"), ("n1", a), (a, "n2"), ("n1", b)] {
         ping(&lab, from, to);
     }
-    tcp(&lab, a, b, BULK);
-    tcp(&lab, b, a, BULK);
+    in_order(&lab, a, b);
     sizes(&lab, a, b);
+    sizes(&lab, b, a);
+    tcp_both_ways(&lab, a, b, BULK);
     // A TAP's MTU is the engine's; only a veth's can be raised behind its back.
     if lab.plan.spec.workload == Workload::AfPacket && lab.plan.spec.encap != Encap::None {
-        lab.sh("n1", &format!("ip link set {} mtu 1700", lab.interface(a)));
-        lab.sh(a, "ip link set eth0 mtu 1700");
+        lab.sh("n1", &format!("ip link set {} mtu 9100", lab.interface(a)));
+        lab.sh(a, "ip link set eth0 mtu 9100");
         lab.wait("the port is open again", std::time::Duration::from_secs(5), || {
             lab.client("n1").ports().unwrap().iter().all(|p| p.state == "up")
         });

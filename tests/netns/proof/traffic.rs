@@ -2,13 +2,15 @@
 
 use super::lab::Lab;
 use crate::wire::transfer_at;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tortie::port::sys;
 use tortie::testing::build::pattern;
+use tortie::testing::netns;
 
 /// IPv4 and UDP header.
 const HEADERS: usize = 28;
@@ -22,9 +24,24 @@ pub fn ping_address(lab: &Lab, from: &str, to: Ipv4Addr) {
     lab.sh(from, &format!("ping -n -c 3 -i 0.05 -W 2 {to}"));
 }
 
-/// `bytes` of TCP, the data's hash compared at both ends.
+/// `bytes` of TCP, the data's hash compared at both ends. Says how long it took and what was sent again.
 pub fn tcp(lab: &Lab, from: &str, to: &str, bytes: usize) {
-    transfer_at(&lab.path(from), &lab.path(to), &format!("{}:5999", lab.address(to)), bytes);
+    let start = Instant::now();
+    let again = transfer_at(&lab.path(from), &lab.path(to), &format!("{}:5999", lab.address(to)), bytes);
+    println!("{from} to {to}: {bytes} bytes of TCP in {:.2?}, {again} segments retransmitted", start.elapsed());
+}
+
+/// `bytes` of TCP each way, with the pods' offloads as the kernel set them and then without any; they stay off.
+pub fn tcp_both_ways(lab: &Lab, a: &str, b: &str, bytes: usize) {
+    for offloads in [true, false] {
+        // On is how the kernel makes a veth, less what it switches off itself under a native XDP program.
+        if !offloads {
+            [a, b].into_iter().for_each(|p| netns::offloads(&lab.path(p), "eth0", false));
+            println!("without offloads:");
+        }
+        tcp(lab, a, b, bytes);
+        tcp(lab, b, a, bytes);
+    }
 }
 
 /// How a socket sets DF (ip(7), IP_MTU_DISCOVER).
@@ -117,6 +134,22 @@ impl Datagrams {
         Fate::Lost
     }
 
+    /// Sends one of each size and panics unless all arrive as they are. Whole datagrams may come in before
+    /// fragments that were sent earlier.
+    fn expect_intact(&self, sizes: RangeInclusive<usize>, about: impl Fn(usize) -> String) {
+        for size in sizes.clone() {
+            self.sender.send(&pattern(size)).unwrap_or_else(|e| panic!("send: {e}, {}", about(size)));
+        }
+        let mut missing: BTreeSet<usize> = sizes.collect();
+        let mut buf = vec![0u8; 1 << 16];
+        while let Some(size) = missing.first().copied() {
+            assert!(readable(&[&self.receiver], 1000), "lost {missing:?}, {}", about(size));
+            let n = self.receiver.recv(&mut buf).unwrap();
+            assert!(missing.remove(&n), "{n} bytes arrived, expected {missing:?}, {}", about(size));
+            assert!(buf[..n] == pattern(n), "changed, {}", about(n));
+        }
+    }
+
     /// The next entry of the socket's error queue (ip(7), IP_RECVERR).
     fn error(&self) -> Option<Fate> {
         let mut control = [0u64; 32];
@@ -160,25 +193,33 @@ fn readable(sockets: &[&UdpSocket], ms: i32) -> bool {
     unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, ms) > 0 }
 }
 
-/// Datagrams of 0 to 8,900 bytes: intact at the other end, in fragments where they are longer than the MTU; with
-/// DF the pod's own kernel refuses what is longer than its interface takes.
+/// Longest payload of [`sizes`], bytes.
+const LONGEST: usize = 9000;
+
+/// Datagrams of every size from 0 to 9,000 bytes: intact at the other end, in fragments where they are longer than
+/// the MTU; with DF the pod's own kernel refuses what is longer than its interface takes.
 pub fn sizes(lab: &Lab, from: &str, to: &str) {
-    let mtu = usize::from(lab.plan.spec.pod_mtu());
-    let sizes = || (0..=8900).step_by(199).chain([1, 17, mtu - HEADERS, mtu - HEADERS + 1, 8900]);
+    let fits = usize::from(lab.plan.spec.pod_mtu()) - HEADERS;
     let plain = Datagrams::new(lab, from, to, Df::Clear);
+    // The first of a flow goes alone: the way has neighbours to find.
+    assert_eq!(plain.send(1), Fate::Arrived, "{from} to {to}\n{}", lab.story());
+    // A few at a time, so that no queue on the way overflows.
+    for first in (0..=LONGEST).step_by(8) {
+        plain.expect_intact(first..=(first + 7).min(LONGEST), |size| format!("{from} to {to}: {size} bytes\n{}", lab.story()));
+    }
     let kept = Datagrams::new(lab, from, to, Df::Set);
-    for size in sizes() {
-        assert_eq!(plain.send(size), Fate::Arrived, "{from} to {to}: {size} bytes\n{}", lab.story());
-        let expected = if size + HEADERS > mtu { Fate::Refused } else { Fate::Arrived };
+    for size in (0..=fits).step_by(97).chain(fits - 1..=LONGEST) {
+        let expected = if size > fits { Fate::Refused } else { Fate::Arrived };
         assert_eq!(kept.send(size), expected, "{from} to {to}: {size} bytes with DF\n{}", lab.story());
     }
 }
 
-/// Packets of 1,400 to 1,600 bytes from a pod whose interface takes them all: with DF, those above the path's MTU
+/// Packets of 1,400 to 9,028 bytes from a pod whose interface takes them all: with DF, those above the path's MTU
 /// are answered by `router` with that MTU; without, they arrive all the same.
 pub fn mtu_sweep(lab: &Lab, from: &str, to: &str, router: Ipv4Addr) {
     let mtu = usize::from(lab.plan.spec.pod_mtu());
-    let lengths = || (1400..=1600).step_by(9).chain(mtu - 2..=mtu + 2).chain([1500, 1501, 1600]);
+    let lengths =
+        || (1400..=1600).step_by(9).chain(mtu - 2..=mtu + 2).chain((1601..9028).step_by(571)).chain([1500, 1501, 1600, LONGEST + HEADERS]);
     let plain = Datagrams::new(lab, from, to, Df::Clear);
     let probe = Datagrams::new(lab, from, to, Df::Probe);
     let mut seen = BTreeMap::new();
