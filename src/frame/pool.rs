@@ -102,8 +102,14 @@ impl FramePool {
 
     /// An empty frame in the smallest free slot that holds `len` bytes behind the headroom.
     pub fn take_for(&mut self, len: usize) -> Option<Frame> {
-        if len <= SMALL_ROOM {
-            self.take().or_else(|| self.take_big())
+        if len <= SMALL_SLOT - HEADROOM {
+            let small = self.take().map(|mut f| {
+                if len > SMALL_ROOM {
+                    f.head = HEADROOM as u32;
+                }
+                f
+            });
+            small.or_else(|| self.take_big())
         } else if len <= BIG_SLOT - HEADROOM {
             self.take_big()
         } else {

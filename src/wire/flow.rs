@@ -36,15 +36,15 @@ fn of(p: &[u8], ports: u32) -> u32 {
     mix(addresses, u64::from(ports) << 8 | u64::from(ipv4::proto(p)))
 }
 
-/// One multiplication to 128 bits, folded: each input bit reaches both halves of the product. The last step
-/// brings what the low half of the fold lacks of the high bits.
+/// A multiplication to 128 bits, folded, brings each input bit to both halves; alone it leaves addresses in steps
+/// of a block uneven in the low bits, so the fold's halves are mixed by one short multiplication more.
 #[inline(always)]
 const fn mix(a: u64, b: u64) -> u32 {
     const K1: u64 = 0x9e37_79b9_7f4a_7c15;
     const K2: u64 = 0xc2b2_ae3d_27d4_eb4f;
     let x = (a ^ K1) as u128 * (b ^ K2) as u128;
     let x = (x as u64) ^ (x >> 64) as u64;
-    (x ^ x >> 32) as u32
+    ((x ^ x >> 32).wrapping_mul(K1) >> 32) as u32
 }
 
 /// The source port range for tunnel packets: Linux's default local port range, which stock nodes use.
