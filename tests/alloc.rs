@@ -54,7 +54,7 @@ impl Port for Loop {
     }
     fn rx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport> {
         while !self.frame.is_empty() && out.room() > 0 {
-            let Some(mut f) = pool.take() else { break };
+            let Some(mut f) = pool.take_for(self.frame.len()) else { break };
             pool.set_len(&mut f, self.frame.len());
             pool.data_mut(&f).copy_from_slice(&self.frame);
             out.push(f);

@@ -22,12 +22,14 @@ pub fn plain<'p>(pool: &'p mut FramePool, f: &mut Frame, rewrite: &Rewrite) -> &
 /// outer IP identification.
 #[inline(always)]
 pub fn vxlan_ethernet(pool: &mut FramePool, f: &mut Frame, rewrite: &Rewrite, tos: u8, id: u16) {
+    let port = flow::source_port(f.hash);
     let out = pool.push(f, VXLAN_ETHERNET);
-    // A constant length: the copy is four 16-byte moves.
-    out[..VXLAN_ETHERNET].copy_from_slice(&rewrite.array()[..VXLAN_ETHERNET]);
     let total = (out.len() - IP_AT) as u16;
-    fix_ip(&mut out[IP_AT..], total, id, 0, tos);
-    put16(out, IP_AT + ipv4::HEADER, flow::source_port(f.hash));
+    // Arrays of constant length: the copy is four 16-byte moves, and no store checks a bound.
+    let out = out.first_chunk_mut::<VXLAN_ETHERNET>().expect("just pushed");
+    *out = *rewrite.array();
+    fix_ip(&mut out[IP_AT..], ipv4::check(&rewrite.array()[IP_AT..]), total, id, 0, tos);
+    put16(out, IP_AT + ipv4::HEADER, port);
     put16(out, IP_AT + ipv4::HEADER + 4, total - ipv4::HEADER as u16);
 }
 
@@ -47,13 +49,14 @@ pub fn ipip(pool: &mut FramePool, f: &mut Frame, rewrite: &Rewrite, tos: u8, id:
     let out = plain(pool, f, rewrite);
     let df = ipv4::frag_word(&out[at + ipv4::HEADER..]) & ipv4::DF;
     let total = (out.len() - at) as u16;
-    fix_ip(&mut out[at..], total, id, df, tos);
+    let ip = &mut out[at..];
+    fix_ip(ip, ipv4::check(ip), total, id, df, tos);
 }
 
-/// Fills in an outer IPv4 header whose checksum was computed with these fields at zero.
+/// Fills in an outer IPv4 header whose checksum `check` was computed with these fields at zero.
 #[inline(always)]
-fn fix_ip(ip: &mut [u8], total: u16, id: u16, frag: u16, tos: u8) {
-    let base = !ipv4::check(ip);
+fn fix_ip(ip: &mut [u8], check: u16, total: u16, id: u16, frag: u16, tos: u8) {
+    let base = !check;
     ip[1] = tos;
     put16(ip, 2, total);
     put16(ip, 4, id);

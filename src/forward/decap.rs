@@ -11,21 +11,33 @@ use std::net::IpAddr;
 /// starts at the inner IP header.
 #[inline]
 pub fn ethernet(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), DropReason> {
-    let p = pool.data(f);
-    if p.len() < ether::HEADER {
-        return Err(DropReason::EthernetTruncated);
-    }
-    if be16(p, 12) != ether::TYPE_IPV4 {
+    let Some((header, p)) = pool.data(f).split_first_chunk::<{ ether::HEADER }>() else { return Err(DropReason::EthernetTruncated) };
+    if be16(header, 12) != ether::TYPE_IPV4 {
         return Err(DropReason::OuterNotOurs);
     }
-    f.pull(ether::HEADER);
-    outer_ip(pool, f, t)
+    let inner = outer(p, f.csum, t)?;
+    strip(pool, f, Inner { at: ether::HEADER + inner.at, ..inner })
 }
 
 /// A frame that starts at the outer IPv4 header.
 #[inline]
 pub fn outer_ip(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), DropReason> {
-    let p = pool.data(f);
+    let inner = outer(pool.data(f), f.csum, t)?;
+    strip(pool, f, inner)
+}
+
+/// Where the inner packet lies behind the first byte looked at, and what the outer header says of congestion.
+#[derive(Clone, Copy)]
+struct Inner {
+    at: usize,
+    /// Bytes up to the end of what carries it.
+    len: usize,
+    outer_tos: u8,
+}
+
+/// The checks of the outer headers, from IPv4 on.
+#[inline(always)]
+fn outer(p: &[u8], csum: Csum, t: &Tunnel) -> Result<Inner, DropReason> {
     let total = ipv4::validate(p)?;
     if ipv4::dst(p) != u32::from(t.node) {
         return Err(DropReason::OuterNotOurs);
@@ -36,40 +48,36 @@ pub fn outer_ip(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), D
     if !t.senders.contains(&ipv4::src(p)) {
         return Err(DropReason::TunnelSenderUnknown);
     }
-    let (header, proto, tos) = (ipv4::header_len(p), ipv4::proto(p), ipv4::tos(p));
-    f.truncate(total);
-    match proto {
+    let (header, outer_tos) = (ipv4::header_len(p), ipv4::tos(p));
+    let p = &p[..total];
+    match ipv4::proto(p) {
         ipv4::PROTO_UDP => {
-            check_udp(pool.data(f), header, t, f.csum)?;
-            let length = usize::from(be16(pool.data(f), header + 4));
-            f.truncate(header + length);
-            f.pull(header + l4::UDP_HEADER);
-            vxlan(pool, f, t, tos)
+            let end = check_udp(p, header, t, csum)?;
+            let at = header + l4::UDP_HEADER;
+            check_vxlan(&p[at..end], t)?;
+            let at = at + vxlan::HEADER + ether::HEADER;
+            Ok(Inner { at, len: end - at, outer_tos })
         }
-        ipv4::PROTO_IPIP => {
-            f.pull(header);
-            inner_ip(pool, f, tos)
-        }
+        ipv4::PROTO_IPIP => Ok(Inner { at: header, len: total - header, outer_tos }),
         _ => Err(DropReason::OuterNotOurs),
     }
 }
 
-/// Destination port, length and, when it is not zero, checksum of the outer UDP header.
+/// Destination port, length and, when it is not zero, checksum of the outer UDP header. Returns where the
+/// datagram ends.
 #[inline(always)]
-fn check_udp(p: &[u8], header: usize, t: &Tunnel, csum: Csum) -> Result<(), DropReason> {
-    if p.len() < header + l4::UDP_HEADER {
-        return Err(DropReason::OuterUdpLength);
-    }
-    if be16(p, header + 2) != t.port {
+fn check_udp(p: &[u8], header: usize, t: &Tunnel, csum: Csum) -> Result<usize, DropReason> {
+    let Some(udp) = p[header..].first_chunk::<{ l4::UDP_HEADER }>() else { return Err(DropReason::OuterUdpLength) };
+    if be16(udp, 2) != t.port {
         return Err(DropReason::OuterNotOurs);
     }
-    let length = usize::from(be16(p, header + 4));
+    let length = usize::from(be16(udp, 4));
     if length < l4::UDP_HEADER || length > p.len() - header {
         return Err(DropReason::OuterUdpLength);
     }
     let end = header + length;
-    if l4::verify(p, end) || (csum != Csum::Complete && left_to_device(p, header, end)) {
-        Ok(())
+    if be16(udp, l4::UDP_CHECK) == 0 || l4::verify(p, end) || (csum != Csum::Complete && left_to_device(p, header, end)) {
+        Ok(end)
     } else {
         Err(DropReason::OuterUdpChecksum)
     }
@@ -95,38 +103,42 @@ fn left_to_device(p: &[u8], header: usize, end: usize) -> bool {
 #[inline]
 pub fn vxlan_udp(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), DropReason> {
     match f.peer {
-        IpAddr::V4(a) if t.senders.contains(&u32::from(a)) => vxlan(pool, f, t, f.outer_tos),
+        IpAddr::V4(a) if t.senders.contains(&u32::from(a)) => {
+            let p = pool.data(f);
+            check_vxlan(p, t)?;
+            let at = vxlan::HEADER + ether::HEADER;
+            let inner = Inner { at, len: p.len() - at, outer_tos: f.outer_tos };
+            strip(pool, f, inner)
+        }
         _ => Err(DropReason::TunnelSenderUnknown),
     }
 }
 
+/// VXLAN and inner Ethernet headers.
 #[inline(always)]
-fn vxlan(pool: &mut FramePool, f: &mut Frame, t: &Tunnel, outer_tos: u8) -> Result<(), DropReason> {
-    let p = pool.data(f);
+fn check_vxlan(p: &[u8], t: &Tunnel) -> Result<(), DropReason> {
     if vxlan::parse(p)? != t.vni {
         return Err(DropReason::VxlanVni);
     }
-    if p.len() < vxlan::HEADER + ether::HEADER {
-        return Err(DropReason::VxlanTruncated);
-    }
-    if Mac::read(p, vxlan::HEADER) != t.vtep_mac {
+    let Some(inner) = p[vxlan::HEADER..].first_chunk::<{ ether::HEADER }>() else { return Err(DropReason::VxlanTruncated) };
+    if Mac::read(inner, 0) != t.vtep_mac {
         return Err(DropReason::VxlanInnerMac);
     }
-    if be16(p, vxlan::HEADER + 12) != ether::TYPE_IPV4 {
+    if be16(inner, 12) != ether::TYPE_IPV4 {
         return Err(DropReason::VxlanInnerType);
     }
-    f.pull(vxlan::HEADER + ether::HEADER);
-    inner_ip(pool, f, outer_tos)
+    Ok(())
 }
 
-/// Validates the inner IPv4 packet and merges the congestion marks.
+/// Validates the inner IPv4 packet, cuts the frame to it and merges the congestion marks.
 #[inline(always)]
-fn inner_ip(pool: &mut FramePool, f: &mut Frame, outer_tos: u8) -> Result<(), DropReason> {
-    let p = pool.data(f);
+fn strip(pool: &mut FramePool, f: &mut Frame, inner: Inner) -> Result<(), DropReason> {
+    let p = &pool.data(f)[inner.at..inner.at + inner.len];
     let total = ipv4::validate(p)?;
     let inner_tos = ipv4::tos(p);
+    f.pull(inner.at);
     f.truncate(total);
-    let merged = ecn::decap(outer_tos, inner_tos)?;
+    let merged = ecn::decap(inner.outer_tos, inner_tos)?;
     if merged != inner_tos & ipv4::ECN_MASK {
         ipv4::set_ecn(pool.data_mut(f), merged);
     }

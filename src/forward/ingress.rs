@@ -3,81 +3,123 @@
 use super::{Forwarder, Notice, decap};
 use crate::arp;
 use crate::drop::DropReason;
-use crate::frame::{Csum, Frame, FramePool, PortId};
+use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
 use crate::port::Medium;
-use crate::snapshot::{Endpoint, Snapshot, Tunnel};
+use crate::snapshot::{Endpoint, Tunnel};
 use crate::wire::{Mac, be16, ether, ipv4};
 
+/// Why a frame does not go on to the lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// ARP, to be answered.
+    Arp,
+    Drop(DropReason),
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Refused {
+        Refused::Drop(reason)
+    }
+}
+
+/// A frame from a pod: what passes is a packet from one of the pod's own addresses. Returns the destination.
+#[inline(always)]
+pub(super) fn from_workload(
+    pool: &FramePool,
+    f: &mut Frame,
+    port: PortId,
+    medium: Medium,
+    endpoint: &Endpoint,
+    t: &Tunnel,
+) -> Result<u32, Refused> {
+    f.port = port;
+    let mut p = pool.data(f);
+    let mut at = 0;
+    if medium == Medium::Ethernet {
+        let Some((header, packet)) = p.split_first_chunk::<{ ether::HEADER }>() else { return Err(DropReason::EthernetTruncated.into()) };
+        if ether_type(header)? == ether::TYPE_ARP {
+            return Err(Refused::Arp);
+        }
+        let to = Mac::read(header, 0);
+        if to != Mac::GATEWAY {
+            return Err(Refused::Drop(if to.is_group() { DropReason::IpMartian } else { DropReason::NotForUs }));
+        }
+        (p, at) = (packet, ether::HEADER);
+    }
+    let total = workload_packet(p, endpoint, t)?;
+    let dst = ipv4::dst(p);
+    f.pull(at);
+    f.truncate(total);
+    Ok(dst)
+}
+
+/// A frame from the underlay: what passes is the inner packet of a tunnel packet for us. Returns its destination.
+#[inline(always)]
+pub(super) fn from_uplink(pool: &mut FramePool, f: &mut Frame, medium: Medium, t: &Tunnel) -> Result<u32, Refused> {
+    match medium {
+        Medium::Ethernet => decap::ethernet(pool, f, t)?,
+        Medium::Ip => decap::outer_ip(pool, f, t)?,
+        Medium::VxlanUdp => decap::vxlan_udp(pool, f, t)?,
+    }
+    let p = pool.data(f);
+    from_elsewhere(p, t)?;
+    Ok(ipv4::dst(p))
+}
+
+/// A packet from the host stack. Returns its destination.
+#[inline(always)]
+pub(super) fn from_host(pool: &FramePool, f: &mut Frame, medium: Medium) -> Result<u32, Refused> {
+    debug_assert_eq!(medium, Medium::Ip, "the host device is a TUN");
+    let p = pool.data(f);
+    if p.first().is_some_and(|b| b >> 4 == 6) {
+        return Err(DropReason::Ipv6Unsupported.into());
+    }
+    let total = ipv4::validate(p)?;
+    not_martian(p)?;
+    let dst = ipv4::dst(p);
+    f.truncate(total);
+    Ok(dst)
+}
+
 impl Forwarder {
-    /// A frame from a pod: ARP is answered here; what is returned is a packet from one of the pod's own
-    /// addresses.
-    pub(super) fn enter_from_workload(
+    /// Applies the checks of one kind of port to a burst and keeps what passes, in order; the destinations are in
+    /// `dsts` then. Frames stay where they are unless one is refused: moving each costs as much as checking it.
+    #[inline(always)]
+    pub(super) fn admit(
         &mut self,
-        snap: &Snapshot,
-        endpoint: &Endpoint,
-        port: PortId,
-        medium: Medium,
-        mut f: Frame,
-    ) -> Option<Frame> {
-        f.port = port;
-        if medium == Medium::Ethernet {
-            match ether_type(self.pool.data(&f)) {
-                Ok(ether::TYPE_IPV4) => {}
-                Ok(_) => {
-                    self.arp_from_workload(endpoint, port, f);
-                    return None;
+        batch: &mut Batch,
+        check: impl Fn(&mut FramePool, &mut Frame) -> Result<u32, Refused>,
+        mut arp: impl FnMut(&mut Forwarder, Frame),
+    ) {
+        assert!(batch.len() <= BURST, "a burst longer than its tables");
+        let mut refused = [None; BURST];
+        let mut passed = 0;
+        for (f, refused) in batch.as_mut_slice().iter_mut().zip(&mut refused) {
+            match check(&mut self.pool, f) {
+                Ok(dst) => {
+                    own_checksum_only(f);
+                    self.dsts[passed] = dst;
+                    passed += 1;
                 }
-                Err(reason) => return self.dropped(f, reason),
+                Err(why) => *refused = Some(why),
             }
-            if Mac::read(self.pool.data(&f), 0) != Mac::GATEWAY {
-                let group = Mac::read(self.pool.data(&f), 0).is_group();
-                return self.dropped(f, if group { DropReason::IpMartian } else { DropReason::NotForUs });
+        }
+        if passed < batch.len() {
+            let mut work = std::mem::take(&mut self.work);
+            for (f, refused) in batch.drain().zip(refused) {
+                match refused {
+                    None => work.push(f),
+                    Some(Refused::Arp) => arp(self, f),
+                    Some(Refused::Drop(reason)) => self.discard(f, reason),
+                }
             }
-            f.pull(ether::HEADER);
+            work.move_front(BURST, batch);
+            self.work = work;
         }
-        match workload_packet(&self.pool, &mut f, endpoint, &snap.tunnel) {
-            Ok(()) => Some(f),
-            Err(reason) => self.dropped(f, reason),
-        }
-    }
-
-    /// A frame from the underlay: what is returned is the inner packet of a tunnel packet for us.
-    pub(super) fn enter_from_uplink(&mut self, snap: &Snapshot, medium: Medium, mut f: Frame) -> Option<Frame> {
-        let stripped = match medium {
-            Medium::Ethernet => decap::ethernet(&mut self.pool, &mut f, &snap.tunnel),
-            Medium::Ip => decap::outer_ip(&mut self.pool, &mut f, &snap.tunnel),
-            Medium::VxlanUdp => decap::vxlan_udp(&mut self.pool, &mut f, &snap.tunnel),
-        };
-        match stripped.and_then(|()| from_elsewhere(self.pool.data(&f), &snap.tunnel)) {
-            Ok(()) => Some(f),
-            Err(reason) => self.dropped(f, reason),
-        }
-    }
-
-    /// A packet from the host stack.
-    pub(super) fn enter_from_host(&mut self, medium: Medium, mut f: Frame) -> Option<Frame> {
-        debug_assert_eq!(medium, Medium::Ip, "the host device is a TUN");
-        let p = self.pool.data(&f);
-        let checked = match p.first().map(|b| b >> 4) {
-            Some(6) => Err(DropReason::Ipv6Unsupported),
-            _ => ipv4::validate(p).and_then(|total| not_martian(p).map(|()| total)),
-        };
-        match checked {
-            Ok(total) => {
-                f.truncate(total);
-                Some(f)
-            }
-            Err(reason) => self.dropped(f, reason),
-        }
-    }
-
-    fn dropped(&mut self, f: Frame, reason: DropReason) -> Option<Frame> {
-        self.discard(f, reason);
-        None
     }
 
     /// Answers in place, learns the pod's MAC, or drops.
-    fn arp_from_workload(&mut self, endpoint: &Endpoint, port: PortId, mut f: Frame) {
+    pub(super) fn arp_from_workload(&mut self, endpoint: &Endpoint, port: PortId, mut f: Frame) {
         let verdict = arp::parse(self.pool.data(&f)).and_then(|a| {
             let owns = |addr: u32| endpoint.addresses.iter().any(|x| u32::from(*x) == addr);
             let verdict = arp::judge(&a, owns)?;
@@ -100,23 +142,19 @@ impl Forwarder {
     }
 }
 
-/// The frame's ethertype if it is one that we handle.
+/// The header's ethertype if it is one that we handle.
 #[inline(always)]
-fn ether_type(p: &[u8]) -> Result<u16, DropReason> {
-    if p.len() < ether::HEADER {
-        return Err(DropReason::EthernetTruncated);
-    }
-    match be16(p, 12) {
+fn ether_type(header: &[u8; ether::HEADER]) -> Result<u16, DropReason> {
+    match be16(header, 12) {
         t @ (ether::TYPE_IPV4 | ether::TYPE_ARP) => Ok(t),
         ether::TYPE_IPV6 => Err(DropReason::Ipv6Unsupported),
         _ => Err(DropReason::EthertypeUnsupported),
     }
 }
 
-/// Validates a packet from a pod, cuts padding, and checks that the pod may send it.
+/// Validates a packet from a pod and checks that the pod may send it. Returns its length without padding.
 #[inline(always)]
-fn workload_packet(pool: &FramePool, f: &mut Frame, endpoint: &Endpoint, t: &Tunnel) -> Result<(), DropReason> {
-    let p = pool.data(f);
+fn workload_packet(p: &[u8], endpoint: &Endpoint, t: &Tunnel) -> Result<usize, DropReason> {
     let total = ipv4::validate(p)?;
     if !endpoint.may_send(ipv4::src(p)) {
         return Err(DropReason::SourceSpoofed);
@@ -125,8 +163,7 @@ fn workload_packet(pool: &FramePool, f: &mut Frame, endpoint: &Endpoint, t: &Tun
     if sends_tunnel(p, total, t) {
         return Err(DropReason::WorkloadTunnel);
     }
-    f.truncate(total);
-    Ok(())
+    Ok(total)
 }
 
 /// Whether the packet is a pod's own VXLAN or IP-in-IP towards a node: a way around policy, unless allowed.
@@ -156,4 +193,16 @@ fn from_elsewhere(p: &[u8], t: &Tunnel) -> Result<(), DropReason> {
 #[inline(always)]
 fn not_martian(p: &[u8]) -> Result<(), DropReason> {
     if ipv4::is_martian(ipv4::src(p)) || ipv4::is_martian(ipv4::dst(p)) { Err(DropReason::IpMartian) } else { Ok(()) }
+}
+
+/// Metadata may place an unfinished checksum in an outer header, which is gone by now, or be nonsense: then there
+/// is nothing to finish.
+#[inline(always)]
+fn own_checksum_only(f: &mut Frame) {
+    if let Csum::Partial { start, offset } = f.csum {
+        let (head, start) = (f.head() as usize, start as usize);
+        if start < head + ipv4::HEADER || start + usize::from(offset) + 2 > head + f.len() {
+            f.csum = Csum::Complete;
+        }
+    }
 }

@@ -15,8 +15,8 @@ pub use counters::Counters;
 
 use crate::drop::DropReason;
 use crate::encap::coalesce::Trains;
-use crate::fib::{AdjId, AdjKind};
-use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
+use crate::fib::{AdjId, AdjKind, Adjacency};
+use crate::frame::{BURST, Batch, Frame, FramePool, PortId};
 use crate::icmp;
 use crate::port::{Medium, TxReport};
 use crate::snapshot::{PortRole, Snapshot};
@@ -103,47 +103,60 @@ impl Forwarder {
     /// Forwards a burst received on `port`; the batch is empty afterwards.
     pub fn process(&mut self, snap: &Snapshot, port: PortId, medium: Medium, batch: &mut Batch) {
         self.counters.received.add(batch.len() as u64);
-        let mut work = std::mem::take(&mut self.work);
         let origin = match snap.role(port) {
             PortRole::Workload(endpoint) => {
-                for f in batch.drain() {
-                    work_push(&mut work, self.enter_from_workload(snap, endpoint, port, medium, f));
-                }
+                let check = |pool: &mut FramePool, f: &mut Frame| ingress::from_workload(pool, f, port, medium, endpoint, &snap.tunnel);
+                self.admit(batch, check, |this, f| this.arp_from_workload(endpoint, port, f));
                 Origin::Routed
             }
             PortRole::Uplink => {
-                for f in batch.drain() {
-                    work_push(&mut work, self.enter_from_uplink(snap, medium, f));
-                }
+                self.admit(batch, |pool, f| ingress::from_uplink(pool, f, medium, &snap.tunnel), no_arp);
                 Origin::Routed
             }
             PortRole::Host => {
-                for f in batch.drain() {
-                    work_push(&mut work, self.enter_from_host(medium, f));
-                }
+                self.admit(batch, |pool, f| ingress::from_host(pool, f, medium), no_arp);
                 Origin::Host
             }
             PortRole::Closed => {
                 for f in batch.drain() {
                     self.discard(f, DropReason::UnknownPort);
                 }
-                Origin::Routed
+                return;
             }
         };
-        self.route(snap, origin, &mut work);
-        self.work = work;
+        self.route(snap, origin, batch);
     }
 
-    /// Looks up all destinations in a loop of its own, then acts on each packet.
-    fn route(&mut self, snap: &Snapshot, origin: Origin, work: &mut Batch) {
-        let n = work.len();
-        for (dst, f) in self.dsts.iter_mut().zip(work.as_slice()) {
-            *dst = ipv4::dst(self.pool.data(f));
-        }
+    /// Looks up all destinations in a loop of its own, acts on what needs nothing but a rewrite where it lies, then
+    /// moves the frames on, in order.
+    fn route(&mut self, snap: &Snapshot, origin: Origin, batch: &mut Batch) {
+        let n = batch.len();
         snap.fib.lookup_batch(&self.dsts[..n], &mut self.adjs[..n]);
-        for (i, f) in work.drain().enumerate() {
-            self.act(snap, origin, f, self.adjs[i]);
+        let mut to = [PortId::NONE; BURST];
+        // A loop of its own: the misses on the adjacencies' two cache lines overlap.
+        for (to, id) in to.iter_mut().zip(&self.adjs[..n]) {
+            *to = only_rewrite(snap.adjacencies.get(*id));
         }
+        for ((f, to), id) in batch.as_mut_slice().iter_mut().zip(&mut to).zip(self.adjs) {
+            if *to != PortId::NONE && !self.rewrite_in_place(snap, origin, f, id) {
+                *to = PortId::NONE;
+            }
+        }
+        let mut frames = batch.drain();
+        let mut done = 0;
+        while done < n {
+            let port = to[done];
+            let run = to[done..n].iter().take_while(|t| **t == port).count();
+            if port == PortId::NONE {
+                for (i, f) in frames.by_ref().take(run).enumerate() {
+                    self.act(snap, origin, f, self.adjs[done + i]);
+                }
+            } else {
+                self.enqueue_run(port, frames.by_ref().take(run), run);
+            }
+            done += run;
+        }
+        drop(frames);
         self.depart(snap);
     }
 
@@ -151,6 +164,23 @@ impl Forwarder {
     fn route_one(&mut self, snap: &Snapshot, origin: Origin, f: Frame) {
         let dst = ipv4::dst(self.pool.data(&f));
         self.act(snap, origin, f, snap.fib.lookup(dst));
+    }
+
+    /// Does all that [`Forwarder::act`] would, up to the queue, for a packet of which nothing but the rewrite is
+    /// asked. False, and nothing done, for any other.
+    #[inline(always)]
+    fn rewrite_in_place(&mut self, snap: &Snapshot, origin: Origin, f: &mut Frame, id: AdjId) -> bool {
+        let adj = snap.adjacencies.get(id);
+        let expired = origin == Origin::Routed && ipv4::ttl(self.pool.data(f)) <= 1;
+        if expired || f.len() > usize::from(adj.mtu) || f.gso.is_some_and(|gso| !adj.gso.takes(gso.kind)) {
+            return false;
+        }
+        self.counters.hit(id);
+        if origin == Origin::Routed {
+            ipv4::decrement_ttl(self.pool.data_mut(f));
+        }
+        self.settle_checksum(f, adj.partial_csum);
+        self.encapsulate(f, adj)
     }
 
     /// Does what the adjacency says. The frame starts at a validated IPv4 header.
@@ -249,24 +279,16 @@ impl Forwarder {
     }
 }
 
+/// The port that a packet leaves by if all it needs is this adjacency's rewrite.
 #[inline(always)]
-fn work_push(work: &mut Batch, f: Option<Frame>) {
-    if let Some(mut f) = f {
-        if let Csum::Partial { start, offset } = f.csum
-            && !in_packet(&f, start, offset)
-        {
-            f.csum = Csum::Complete;
-        }
-        work.push(f);
-    }
+fn only_rewrite(adj: &Adjacency) -> PortId {
+    let sends = matches!(adj.kind, AdjKind::Vxlan | AdjKind::Ipip | AdjKind::Deliver | AdjKind::Direct);
+    if sends && !output::takes_joined(adj) && !adj.rewrite.as_slice().is_empty() { adj.port } else { PortId::NONE }
 }
 
-/// Whether an unfinished checksum lies in the packet itself. Metadata may speak of an outer header, which is
-/// gone by now, or be nonsense: then there is nothing to finish.
-#[inline(always)]
-fn in_packet(f: &Frame, start: u32, offset: u16) -> bool {
-    let (head, start) = (f.head() as usize, start as usize);
-    start >= head + ipv4::HEADER && start + usize::from(offset) + 2 <= head + f.len()
+/// Only pods are answered.
+fn no_arp(this: &mut Forwarder, f: Frame) {
+    this.discard(f, DropReason::EthertypeUnsupported);
 }
 
 /// Frames that a `tx_burst` took out of its queue.

@@ -113,34 +113,44 @@ impl Forwarder {
     }
 
     /// Encapsulates and queues. The frame's checksum state suits the port.
-    #[inline(always)]
+    #[inline]
     fn emit(&mut self, mut f: Frame, adj: &Adjacency) {
+        if self.encapsulate(&mut f, adj) {
+            self.enqueue(adj.port, f);
+        } else {
+            self.discard(f, DropReason::NeighbourUnresolved);
+        }
+    }
+
+    /// Puts the rewrite in front; false for an adjacency that has none.
+    #[inline(always)]
+    pub(super) fn encapsulate(&mut self, f: &mut Frame, adj: &Adjacency) -> bool {
         match adj.kind {
             AdjKind::Deliver | AdjKind::Direct => {
                 if !adj.rewrite.as_slice().is_empty() {
-                    push::plain(&mut self.pool, &mut f, &adj.rewrite);
+                    push::plain(&mut self.pool, f, &adj.rewrite);
                 }
             }
             AdjKind::Vxlan => {
-                let p = self.pool.data(&f);
+                let p = self.pool.data(f);
                 let tos = ecn::encap(ipv4::tos(p));
                 f.hash = flow::hash(p);
                 f.peer = adj.peer;
                 if adj.rewrite.as_slice().len() == rewrite::VXLAN_ETHERNET {
                     let id = self.next_id();
-                    push::vxlan_ethernet(&mut self.pool, &mut f, &adj.rewrite, tos, id);
+                    push::vxlan_ethernet(&mut self.pool, f, &adj.rewrite, tos, id);
                 } else {
-                    push::vxlan_udp(&mut self.pool, &mut f, &adj.rewrite, tos);
+                    push::vxlan_udp(&mut self.pool, f, &adj.rewrite, tos);
                 }
             }
             AdjKind::Ipip => {
-                let tos = ecn::encap(ipv4::tos(self.pool.data(&f)));
+                let tos = ecn::encap(ipv4::tos(self.pool.data(f)));
                 let id = self.next_id();
-                push::ipip(&mut self.pool, &mut f, &adj.rewrite, tos, id);
+                push::ipip(&mut self.pool, f, &adj.rewrite, tos, id);
             }
-            AdjKind::Glean | AdjKind::Drop(_) | AdjKind::Punt(_) => return self.discard(f, DropReason::NeighbourUnresolved),
+            AdjKind::Glean | AdjKind::Drop(_) | AdjKind::Punt(_) => return false,
         }
-        self.enqueue(adj.port, f);
+        true
     }
 
     /// Splits a super-frame in software and passes on each segment.
@@ -197,7 +207,7 @@ impl Forwarder {
 
     /// Leaves the checksum in a state that the output port can deal with.
     #[inline(always)]
-    fn settle_checksum(&mut self, f: &mut Frame, port_takes_partial: bool) {
+    pub(super) fn settle_checksum(&mut self, f: &mut Frame, port_takes_partial: bool) {
         self.resolve_checksum(f);
         if let Csum::Partial { start, offset } = f.csum
             && !port_takes_partial
@@ -225,7 +235,7 @@ impl Forwarder {
 
 /// Whether packets for the adjacency are joined, and to something that its port takes.
 #[inline(always)]
-fn takes_joined(adj: &Adjacency) -> bool {
+pub(super) fn takes_joined(adj: &Adjacency) -> bool {
     adj.joins && (adj.gso.tcp4 || adj.gso.udp)
 }
 

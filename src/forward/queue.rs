@@ -67,6 +67,21 @@ impl Forwarder {
         }
     }
 
+    /// Puts `n` complete frames on a port's queue.
+    #[inline(always)]
+    pub(super) fn enqueue_run(&mut self, id: PortId, frames: impl Iterator<Item = Frame>, n: usize) {
+        match self.queues.get_mut(id.index()) {
+            Some(q) if q.open && q.batch.room() >= n => {
+                q.batch.extend(frames);
+                if !q.touched {
+                    q.touched = true;
+                    self.touched.push(id);
+                }
+            }
+            _ => frames.for_each(|f| self.enqueue(id, f)),
+        }
+    }
+
     /// Puts a packet for the host stack on the host port's queue.
     pub(super) fn enqueue_punt(&mut self, id: PortId, f: Frame, reason: PuntReason) {
         match self.queues.get_mut(id.index()) {

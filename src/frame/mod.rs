@@ -82,6 +82,7 @@ pub struct Gso {
 /// One frame: a slot of the pool, the bytes in use there, and what is known about them.
 #[derive(Debug)]
 pub struct Frame {
+    /// Where the slot starts in the pool, in units of 1 KiB.
     slot: u32,
     head: u32,
     len: u32,
@@ -112,7 +113,7 @@ impl Frame {
     pub fn head(&self) -> u32 {
         self.head
     }
-    /// Number of the slot in its pool.
+    /// Names the slot: no two of a pool's have the same number.
     #[inline(always)]
     pub fn slot(&self) -> u32 {
         self.slot
@@ -202,6 +203,11 @@ impl Batch {
     pub fn move_front(&mut self, n: usize, to: &mut Batch) {
         let n = n.min(self.frames.len());
         to.frames.extend(self.frames.drain(..n));
+    }
+    /// Adds frames at the end; the caller has looked at `room`.
+    #[inline(always)]
+    pub fn extend(&mut self, frames: impl Iterator<Item = Frame>) {
+        self.frames.extend(frames);
     }
     /// Removes and returns the last frame.
     #[inline(always)]

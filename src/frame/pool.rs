@@ -12,6 +12,18 @@ pub const BIG_SLOT: usize = 66 * 1024;
 /// Free bytes in front of a newly taken frame: room for the outer headers. Equals the room the kernel keeps
 /// in front of an AF_XDP frame (XDP_PACKET_HEADROOM).
 pub const HEADROOM: usize = 256;
+/// Frames in neighbouring small slots start this many cache lines' worth of offsets apart before it repeats: were
+/// they all at the same place of their page, a burst's headers would share one set of the L1 cache and evict
+/// each other (8 to 12 ways for 64 frames).
+const COLOURS: u32 = 16;
+/// Bytes of a small slot that a frame surely has behind its headroom.
+const SMALL_ROOM: usize = SMALL_SLOT - HEADROOM - (COLOURS as usize - 1) * LINE;
+/// A cache line.
+const LINE: usize = 64;
+/// What slot positions are counted in: both sizes are multiples.
+const UNIT: usize = 1024;
+const SMALL_UNITS: u32 = (SMALL_SLOT / UNIT) as u32;
+const BIG_UNITS: u32 = (BIG_SLOT / UNIT) as u32;
 
 /// The part of the pool's memory that can be registered as an AF_XDP UMEM. Addresses of small slots, as used
 /// in AF_XDP descriptors, are offsets from `base`.
@@ -28,6 +40,9 @@ pub struct FramePool {
     map_len: usize,
     small: u32,
     big: u32,
+    /// Where the big slots begin, in units.
+    small_end: u32,
+    /// Positions in units.
     free_small: Vec<u32>,
     free_big: Vec<u32>,
 }
@@ -55,28 +70,28 @@ impl FramePool {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(p.cast::<u8>()).ok_or_else(|| io::Error::other("mmap returned null"))?;
-        Ok(FramePool { base, map_len, small, big, free_small: (0..small).rev().collect(), free_big: (small..small + big).rev().collect() })
+        let small_end = small * SMALL_UNITS;
+        let free_small = (0..small).rev().map(|i| i * SMALL_UNITS).collect();
+        let free_big = (0..big).rev().map(|i| small_end + i * BIG_UNITS).collect();
+        Ok(FramePool { base, map_len, small, big, small_end, free_small, free_big })
     }
 
-    /// Where slot `slot` starts, bytes from the base.
+    /// Where a slot starts, bytes from the base.
     #[inline(always)]
-    fn offset(&self, slot: u32) -> usize {
-        if slot < self.small {
-            slot as usize * SMALL_SLOT
-        } else {
-            self.small as usize * SMALL_SLOT + (slot - self.small) as usize * BIG_SLOT
-        }
+    fn offset(slot: u32) -> usize {
+        slot as usize * UNIT
     }
 
     #[inline(always)]
     fn slot_size(&self, slot: u32) -> usize {
-        if slot < self.small { SMALL_SLOT } else { BIG_SLOT }
+        if slot < self.small_end { SMALL_SLOT } else { BIG_SLOT }
     }
 
-    /// An empty frame in a small slot with [`HEADROOM`] in front, or `None` when all are in use.
+    /// An empty frame in a small slot with at least [`HEADROOM`] in front, or `None` when all are in use.
     #[inline(always)]
     pub fn take(&mut self) -> Option<Frame> {
-        self.free_small.pop().map(|s| Frame::new(s, HEADROOM as u32, 0))
+        let colour = |slot: u32| slot / SMALL_UNITS % COLOURS * LINE as u32;
+        self.free_small.pop().map(|s| Frame::new(s, HEADROOM as u32 + colour(s), 0))
     }
 
     /// The same in a big slot.
@@ -88,7 +103,13 @@ impl FramePool {
     /// An empty frame in the smallest free slot that holds `len` bytes behind the headroom.
     pub fn take_for(&mut self, len: usize) -> Option<Frame> {
         if len <= SMALL_SLOT - HEADROOM {
-            self.take().or_else(|| self.take_big())
+            let small = self.take().map(|mut f| {
+                if len > SMALL_ROOM {
+                    f.head = HEADROOM as u32;
+                }
+                f
+            });
+            small.or_else(|| self.take_big())
         } else if len <= BIG_SLOT - HEADROOM {
             self.take_big()
         } else {
@@ -111,8 +132,8 @@ impl FramePool {
 
     #[inline(always)]
     fn give_slot(&mut self, slot: u32) {
-        debug_assert!(slot < self.small + self.big);
-        if slot < self.small { self.free_small.push(slot) } else { self.free_big.push(slot) }
+        debug_assert!(Self::offset(slot) < self.map_len);
+        if slot < self.small_end { self.free_small.push(slot) } else { self.free_big.push(slot) }
     }
 
     /// The frame's bytes.
@@ -121,7 +142,7 @@ impl FramePool {
         debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
         // SAFETY: a Frame is only made for a slot of this pool and its head + len never leave the slot (pull,
         // truncate, push and set_len check); a slot with a Frame is in no kernel ring, so nobody else writes.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(self.offset(f.slot) + f.head as usize), f.len as usize) }
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
     }
 
     /// The frame's bytes, to be changed.
@@ -129,7 +150,7 @@ impl FramePool {
     pub fn data_mut(&mut self, f: &Frame) -> &mut [u8] {
         debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
         // SAFETY: as in `data`; `&mut self` makes this the only slice into the pool.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(self.offset(f.slot) + f.head as usize), f.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
     }
 
     /// Every byte from the frame's head to the end of its slot: where a receive call writes.
@@ -137,7 +158,7 @@ impl FramePool {
     pub fn room_mut(&mut self, f: &Frame) -> &mut [u8] {
         let len = self.slot_size(f.slot) - f.head as usize;
         // SAFETY: head is within the slot; as in `data_mut`.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(self.offset(f.slot) + f.head as usize), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(Self::offset(f.slot) + f.head as usize), len) }
     }
 
     /// Raw address of the frame's first byte and the bytes up to the end of the slot, for iovecs of several
@@ -185,7 +206,7 @@ impl FramePool {
         if from.len as usize > self.capacity(to) || from.slot == to.slot {
             return None;
         }
-        let (src, dst) = (self.offset(from.slot) + from.head as usize, self.offset(to.slot) + to.head as usize);
+        let (src, dst) = (Self::offset(from.slot) + from.head as usize, Self::offset(to.slot) + to.head as usize);
         // SAFETY: both ranges lie in the mapping, each within its own slot (checked above), and the slots differ.
         unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), from.len as usize) };
         to.len = from.len;
@@ -204,8 +225,8 @@ impl FramePool {
     /// The bytes of one frame to read and of another to write.
     pub fn pair_mut(&mut self, read: &Frame, write: &Frame) -> (&[u8], &mut [u8]) {
         assert!(read.slot != write.slot, "two frames of one slot");
-        let r = self.offset(read.slot) + read.head as usize;
-        let w = self.offset(write.slot) + write.head as usize;
+        let r = Self::offset(read.slot) + read.head as usize;
+        let w = Self::offset(write.slot) + write.head as usize;
         // SAFETY: as in `data` and `data_mut`; the slots differ, so the slices do not overlap, and both borrow
         // the pool.
         unsafe {
@@ -222,7 +243,7 @@ impl FramePool {
     pub fn copy_range(&mut self, from: &Frame, to: &mut Frame, at: usize, range: std::ops::Range<usize>) {
         let n = range.len();
         assert!(range.end <= from.len() && at + n <= self.capacity(to) && from.slot != to.slot, "copy outside the frames");
-        let (src, dst) = (self.offset(from.slot) + from.head as usize + range.start, self.offset(to.slot) + to.head as usize + at);
+        let (src, dst) = (Self::offset(from.slot) + from.head as usize + range.start, Self::offset(to.slot) + to.head as usize + at);
         // SAFETY: both ranges lie in the mapping, each within its own slot (asserted), and the slots differ.
         unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), n) };
         to.len = to.len.max((at + n) as u32);
@@ -231,7 +252,7 @@ impl FramePool {
     /// Whether the frame lies in the UMEM part, so that AF_XDP can send it where it is.
     #[inline(always)]
     pub fn in_umem(&self, f: &Frame) -> bool {
-        f.slot < self.small
+        f.slot < self.small_end
     }
 
     /// The part to register with AF_XDP.
@@ -244,7 +265,7 @@ impl FramePool {
     #[inline(always)]
     pub fn into_kernel(&self, f: Frame) -> (u64, u32) {
         debug_assert!(self.in_umem(&f));
-        ((self.offset(f.slot) + f.head as usize) as u64, f.len)
+        ((Self::offset(f.slot) + f.head as usize) as u64, f.len)
     }
 
     /// The frame for a descriptor that the kernel handed back with data. `None` for an address or length
@@ -253,7 +274,8 @@ impl FramePool {
     pub fn from_kernel(&self, addr: u64, len: u32) -> Option<Frame> {
         let slot = addr / SMALL_SLOT as u64;
         let head = (addr % SMALL_SLOT as u64) as u32;
-        (slot < u64::from(self.small) && head as usize + len as usize <= SMALL_SLOT).then(|| Frame::new(slot as u32, head, len))
+        (slot < u64::from(self.small) && head as usize + len as usize <= SMALL_SLOT)
+            .then(|| Frame::new(slot as u32 * SMALL_UNITS, head, len))
     }
 
     /// Gives back the slot that holds UMEM address `addr` (from a completion ring, or on close).
@@ -261,7 +283,7 @@ impl FramePool {
     pub fn reclaim(&mut self, addr: u64) {
         let slot = addr / SMALL_SLOT as u64;
         if slot < u64::from(self.small) {
-            self.free_small.push(slot as u32);
+            self.free_small.push(slot as u32 * SMALL_UNITS);
         }
     }
 

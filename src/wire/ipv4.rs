@@ -76,11 +76,25 @@ pub fn dst(p: &[u8]) -> u32 {
 
 /// Checks version, lengths and header checksum (RFC 1812, 5.2.2) and returns the packet's total length,
 /// which may be shorter than `p` (Ethernet padding).
-#[inline]
+#[inline(always)]
 pub fn validate(p: &[u8]) -> Result<usize, DropReason> {
-    if p.len() < HEADER {
+    let Some(h) = p.first_chunk::<HEADER>() else { return Err(DropReason::IpTruncated) };
+    if h[0] != 0x45 {
+        return validate_any(p);
+    }
+    let total = total_len(h);
+    if total < HEADER || p.len() < total {
         return Err(DropReason::IpTruncated);
     }
+    if checksum::fold(plain_sum(h)) != 0xffff {
+        return Err(DropReason::IpChecksum);
+    }
+    Ok(total)
+}
+
+/// The same for what is not a header without options.
+#[cold]
+fn validate_any(p: &[u8]) -> Result<usize, DropReason> {
     let header = header_len(p);
     if p[0] >> 4 != 4 || header < HEADER {
         return Err(DropReason::IpMalformed);
@@ -89,10 +103,18 @@ pub fn validate(p: &[u8]) -> Result<usize, DropReason> {
     if total < header || p.len() < total {
         return Err(DropReason::IpTruncated);
     }
-    if checksum::fold(header_sum(p, header)) != 0xffff {
+    if checksum::fold(checksum::sum(&p[..header])) != 0xffff {
         return Err(DropReason::IpChecksum);
     }
     Ok(total)
+}
+
+/// Sum of a header without options in the machine's byte order: whether it folds to 0xffff does not depend on
+/// the order (RFC 1071, 2(B)).
+#[inline(always)]
+fn plain_sum(h: &[u8; HEADER]) -> u64 {
+    let word = |at: usize| u64::from(u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]));
+    word(0) + word(4) + word(8) + word(12) + word(16)
 }
 
 /// Sum over the header; five adds when there are no options, which is nearly always.
@@ -105,14 +127,13 @@ fn header_sum(p: &[u8], header: usize) -> u64 {
     checksum::sum(&p[..header])
 }
 
-/// Decrements the TTL and updates the checksum by RFC 1624; the TTL must not be zero.
+/// Decrements the TTL and updates the checksum by RFC 1624; the TTL must not be zero. What the header loses, the
+/// checksum gains, with end-around carry.
 #[inline(always)]
 pub fn decrement_ttl(p: &mut [u8]) {
-    let old = be16(p, 8);
-    let new = old - 0x0100;
-    let c = checksum::update(check(p), old, new);
+    let c = u32::from(check(p)) + 0x0100;
     p[8] -= 1;
-    put16(p, 10, c);
+    put16(p, 10, (c + u32::from(c >= 0xffff)) as u16);
 }
 
 /// Replaces the congestion bits and updates the checksum.
@@ -171,7 +192,8 @@ impl Header {
 #[inline(always)]
 pub const fn is_martian(addr: u32) -> bool {
     let top = addr >> 24;
-    top == 0 || top == 127 || top >= 224
+    // The first and the last range in one comparison.
+    top.wrapping_sub(1) >= 223 || top == 127
 }
 
 #[cfg(test)]
@@ -201,6 +223,24 @@ mod tests {
         p = header();
         put16(&mut p, 2, 21);
         assert_eq!(validate(&p), Err(DropReason::IpTruncated));
+    }
+
+    #[test]
+    fn decrementing_is_rfc1624_for_every_checksum() {
+        let mut p = header();
+        for check in 0..=u16::MAX {
+            put16(&mut p, 8, 0x4011);
+            put16(&mut p, 10, check);
+            decrement_ttl(&mut p);
+            assert_eq!((be16(&p, 8), super::check(&p)), (0x3f11, checksum::update(check, 0x4011, 0x3f11)), "{check:04x}");
+        }
+    }
+
+    #[test]
+    fn martians_are_the_four_ranges() {
+        for top in 0..=255u32 {
+            assert_eq!(is_martian(top << 24 | 1), top == 0 || top == 127 || top >= 224, "{top}");
+        }
     }
 
     #[test]
