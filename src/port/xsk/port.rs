@@ -353,6 +353,8 @@ impl Queue {
         while !f.is_empty() {
             let (left, piece) = (f.len(), f.len().min(PIECE));
             let Some(mut small) = pool.take() else { break };
+            // A piece wants all that the kernel's own headroom leaves.
+            pool.set_head(&mut small, HEADROOM);
             pool.set_len(&mut f, piece);
             let copied = pool.copy(&f, &mut small);
             debug_assert!(copied.is_some(), "a piece fits a small slot");
