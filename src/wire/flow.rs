@@ -82,7 +82,8 @@ mod tests {
         const FLOWS: u32 = 64_000;
         const PARTS: usize = 64;
         let (a, b) = (0x0af4_0005, 0x0af4_0105);
-        let sets: [(&str, fn(u32, u32, u32) -> [u8; 24]); 6] = [
+        type Tuple = fn(u32, u32, u32) -> [u8; 24];
+        let sets: [(&str, Tuple); 6] = [
             ("source port", |a, b, i| packet(a, b, i << 16 | 80, ipv4::PROTO_TCP)),
             ("destination port", |a, b, i| packet(a, b, 40_000 << 16 | (i & 0xffff), ipv4::PROTO_UDP)),
             ("source", |a, b, i| packet(a + i, b, 0x1f90_0050, ipv4::PROTO_TCP)),
