@@ -107,7 +107,10 @@ impl Datagrams {
     /// Sends one with `payload` bytes and finds out what became of it.
     pub fn send(&self, payload: usize) -> Fate {
         let data = pattern(payload);
-        if let Err(e) = self.sender.send(&data) {
+        // The kernel queues a report and then marks the socket: whoever reads the report in between meets the mark at the
+        // next call, which clears it.
+        let sent = self.sender.send(&data).or_else(|e| if readable(&[&self.sender], 0) { Err(e) } else { self.sender.send(&data) });
+        if let Err(e) = sent {
             return match e.raw_os_error() {
                 Some(libc::EMSGSIZE) => self.error().unwrap_or(Fate::Refused),
                 // A report of an earlier packet that was still on its way.
