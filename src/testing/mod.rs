@@ -11,3 +11,4 @@ pub mod cluster;
 pub mod host;
 pub mod net;
 pub mod netns;
+pub mod objects;

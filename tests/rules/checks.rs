@@ -103,6 +103,12 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rtnetlink", &["src/control/netlink/"]),
     ("netlink_packet_route", &["src/control/netlink/"]),
     ("notify", &["src/control/"]),
+    ("kube", &["src/control/datastore/"]),
+    ("k8s_openapi", &["src/control/datastore/"]),
+    ("hyper", &["src/testing/"]),
+    ("hyper_util", &["src/testing/"]),
+    ("tokio_rustls", &["src/testing/"]),
+    ("rcgen", &["src/testing/"]),
     // Manifests are read in control only; the tools write them.
     ("serde_saphyr", &["src/control/", "src/lab/", "src/cli/"]),
     // Interface names by Calico's rule.
@@ -111,7 +117,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
-    ("tokio", &["src/control/", "src/ops/", "src/cli/", "src/lab/", "src/main.rs"]),
+    ("tokio", &["src/control/", "src/ops/", "src/cli/", "src/lab/", "src/testing/", "src/main.rs"]),
     ("tracing", &["src/control/", "src/ops/", "src/cli/", "src/lab/", "src/main.rs"]),
     ("tracing_subscriber", &["src/cli/", "src/main.rs"]),
 ];

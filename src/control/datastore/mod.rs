@@ -1,7 +1,8 @@
-//! Where the cluster's state comes from. One kind so far: a folder of manifests.
+//! Where the cluster's state comes from. A folder of manifests, or Kubernetes.
 
 pub mod file;
 mod folder;
+pub mod objects;
 
 pub use file::{FileStore, OpenError};
 
