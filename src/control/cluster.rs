@@ -1,8 +1,17 @@
 //! The cluster's state as last known: one validated value per object, by kind and name.
 
-use super::model::{BlockAffinity, FelixConfiguration, IpPool, IpamBlock, Key, Node, Object, Pod, WorkloadEndpoint};
-use std::collections::BTreeMap;
+use super::model::{BlockAffinity, FelixConfiguration, IpPool, IpamBlock, Key, Kind, Node, Object, Pod, WorkloadEndpoint};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// What an update touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Anything may be different.
+    All,
+    /// Nothing but these objects, which may be new, different or gone.
+    Keys(BTreeSet<Key>),
+}
 
 /// A consistent state. Clones share the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +44,21 @@ impl Cluster {
             Object::Pod(o) => drop(self.pods.insert(name, o)),
             Object::IpamBlock(o) => drop(self.blocks.insert(name, o)),
             Object::BlockAffinity(o) => drop(self.affinities.insert(name, o)),
+        }
+    }
+
+    /// Takes an object away.
+    pub fn remove(&mut self, key: &Key) {
+        let name = &key.name;
+        match key.kind {
+            Kind::Node => drop(self.nodes.remove(name)),
+            Kind::KubeNode => drop(self.kube_nodes.remove(name)),
+            Kind::IpPool => drop(self.pools.remove(name)),
+            Kind::FelixConfiguration => drop(self.felix.remove(name)),
+            Kind::WorkloadEndpoint => drop(self.endpoints.remove(name)),
+            Kind::Pod => drop(self.pods.remove(name)),
+            Kind::IpamBlock => drop(self.blocks.remove(name)),
+            Kind::BlockAffinity => drop(self.affinities.remove(name)),
         }
     }
 
