@@ -1,6 +1,7 @@
 //! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
 //! Small enough to be written out here, plain enough for `curl --unix-socket`.
 
+use super::replay::State;
 use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -35,11 +36,20 @@ pub enum Resource {
     Drops,
     Counters,
     Status,
+    State,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 7] =
-        [Resource::Fib, Resource::Fdb, Resource::Neigh, Resource::Ports, Resource::Drops, Resource::Counters, Resource::Status];
+    pub const ALL: [Resource; 8] = [
+        Resource::Fib,
+        Resource::Fdb,
+        Resource::Neigh,
+        Resource::Ports,
+        Resource::Drops,
+        Resource::Counters,
+        Resource::Status,
+        Resource::State,
+    ];
 
     /// Path of the resource in a request.
     pub const fn path(self) -> &'static str {
@@ -51,6 +61,7 @@ impl Resource {
             Resource::Drops => "/v1/drops",
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
+            Resource::State => "/v1/state",
         }
     }
 
@@ -63,6 +74,9 @@ impl Resource {
             Resource::Drops => serde_json::to_vec(&s.drops()),
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
+            Resource::State => {
+                serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
+            }
         }
     }
 }
@@ -283,6 +297,10 @@ impl Client {
         self.get(Resource::Status)
     }
 
+    pub fn state(&self) -> Result<State, ClientError> {
+        self.get(Resource::State)
+    }
+
     fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
         let body = self.body(r)?;
         serde_json::from_slice(&body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
@@ -369,6 +387,9 @@ mod tests {
         }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")
+        }
+        fn state(&self) -> Option<State> {
+            None
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
+mod dump;
 mod host;
 mod opener;
 mod report;
@@ -15,7 +16,7 @@ use super::cluster::Cluster;
 use super::config::{self, Config, Datastore, WorkloadDriver};
 use super::datastore::{self, FileStore};
 use super::desired::Desired;
-use super::facts::{Facts, Shared};
+use super::facts::{DumpRequest, Facts, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
 use super::plan::{Inputs, Planner};
@@ -33,6 +34,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use workers::Workers;
 
 /// Changes within this time are put in force together.
@@ -124,6 +126,7 @@ struct Daemon {
     planner: Planner,
     workers: Workers,
     shared: Arc<Shared>,
+    dumps: UnboundedReceiver<DumpRequest>,
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
@@ -147,7 +150,8 @@ impl Daemon {
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
-        let shared = Arc::new(Shared::new(facts, workers.counters()));
+        let (requests, dumps) = unbounded_channel();
+        let shared = Arc::new(Shared::new(facts, workers.counters(), requests));
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster();
@@ -163,6 +167,7 @@ impl Daemon {
             planner: Planner::new(publisher, workers.counters()),
             workers,
             shared,
+            dumps,
             dirty,
             in_sync: false,
             next_housekeeping: Instant::now(),
@@ -196,6 +201,10 @@ impl Daemon {
                 cluster = self.store.next() => {
                     self.cluster = cluster;
                     self.dirty.cluster();
+                }
+                Some(request) = self.dumps.recv() => {
+                    // Whoever asked may have gone meanwhile.
+                    let _ = request.send(self.dump());
                 }
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
