@@ -59,7 +59,9 @@ lab-bench: needs
 	$(SUDO) $(TORTIE) lab bench $(BENCH)
 
 # Built as the user, run as root: the namespace tests need it, and skip nothing.
+# The tests read captures back with tshark.
 test: needs
+	command -v tshark >/dev/null || { $(SUDO) apt-get update -q; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends tshark; }
 	cargo test --all-features --no-run
 	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo test --all-features
 

@@ -3,7 +3,7 @@
 use super::table::{Style, Tone};
 use super::view::{self, Output};
 use super::{Outcome, state};
-use crate::ops::replay::explain::{Explanation, From, Protocol, Question, explain};
+use crate::ops::replay::explain::{Decision, Explanation, From, Protocol, Question, explain};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
@@ -68,13 +68,9 @@ fn lines(e: &Explanation, style: Style) -> String {
     let mut line = |name: &str, text: &str| out.push_str(&format!("{:<14} {text}\n", format!("{name}:")));
     line("packet", &e.packet);
     line("enters", &e.entry);
-    line("route", &e.route);
-    for (name, text) in [("pool", &e.pool), ("block", &e.block)] {
-        line(name, text.as_deref().unwrap_or("none"));
+    for (name, text) in decision(&e.decision) {
+        line(name, text);
     }
-    line("encapsulation", &e.encapsulation);
-    line("next hop", &e.next_hop);
-    line("mtu", &e.mtu);
     let verdict = style.paint(if e.remedies.is_empty() { Tone::Good } else { Tone::Bad }, &e.verdict);
     line("verdict", &verdict);
     for r in &e.remedies {
@@ -88,4 +84,16 @@ fn lines(e: &Explanation, style: Style) -> String {
         }
     }
     out
+}
+
+/// A decision's parts with their names.
+pub fn decision(d: &Decision) -> [(&'static str, &str); 6] {
+    [
+        ("route", &d.route),
+        ("pool", d.pool.as_deref().unwrap_or("none")),
+        ("block", d.block.as_deref().unwrap_or("none")),
+        ("encapsulation", &d.encapsulation),
+        ("next hop", &d.next_hop),
+        ("mtu", &d.mtu),
+    ]
 }

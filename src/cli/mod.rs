@@ -1,5 +1,6 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod capture;
 mod counters;
 mod drops;
 mod explain;
@@ -13,6 +14,7 @@ mod run;
 mod state;
 mod status;
 mod table;
+mod trace;
 mod view;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +49,10 @@ enum Verb {
     Status(view::View),
     /// What would happen to a packet, and why: route, pool, encapsulation, MTU, the bytes that leave
     Explain(explain::Args),
+    /// The next packets that match, stage by stage, on the running node
+    Trace(trace::Args),
+    /// Frames as the engine sees them, as pcapng with drop reasons as comments
+    Capture(capture::Args),
     /// The data plane's state as JSON: what `explain` and `replay` work on
     State(state::Args),
     /// A capture through a saved state: the same frames and verdicts on any machine
@@ -72,6 +78,8 @@ pub fn main() -> ExitCode {
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
         Verb::Explain(a) => explain::run(&a),
+        Verb::Trace(a) => trace::run(&a),
+        Verb::Capture(a) => capture::run(&a),
         Verb::State(a) => state::run(&a),
         Verb::Replay(a) => replay::run(&a),
         Verb::Lab(a) => lab::run(a),

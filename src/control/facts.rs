@@ -10,6 +10,7 @@ use crate::frame::PortId;
 use crate::snapshot::Snapshot;
 use crate::wire::Mac;
 use crate::worker::Counters;
+use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A control plane that takes longer does not answer.
-const DUMP_WAIT: Duration = Duration::from_secs(10);
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,28 +89,56 @@ pub struct Dump {
     pub uplink_mtu: Option<u16>,
 }
 
-/// Where the answer to a request for a [`Dump`] goes.
-pub type DumpRequest = SyncSender<Dump>;
+/// What can be asked of the control plane itself, with the place for its answer.
+pub enum Request {
+    Dump(SyncSender<Dump>),
+    /// Write down the first `count` packets that match.
+    Tap {
+        filter: String,
+        count: u64,
+        answer: SyncSender<Result<Arc<Tap>, TapError>>,
+    },
+}
+
+/// Why packets are not written down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TapError {
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error("another trace or capture is running: stop it first")]
+    Busy,
+    #[error("a worker does not take commands")]
+    Worker,
+    #[error("the control plane does not answer")]
+    Silent,
+}
 
 /// Facts and counters, shared with those who look.
 pub struct Shared {
     facts: RwLock<Arc<Facts>>,
     counters: Vec<Arc<Counters>>,
-    dumps: UnboundedSender<DumpRequest>,
+    requests: UnboundedSender<Request>,
 }
 
 impl Shared {
-    /// Requests for dumps come out of the other end of `dumps`.
-    pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, dumps: UnboundedSender<DumpRequest>) -> Shared {
-        Shared { facts: RwLock::new(Arc::new(facts)), counters, dumps }
+    /// Requests come out of the other end of `requests`.
+    pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
+        Shared { facts: RwLock::new(Arc::new(facts)), counters, requests }
     }
 
     /// Asks the control plane for everything that is in force; blocks until it answers, ten seconds at most. Not to be
     /// called on the control plane's own thread.
     pub fn dump(&self) -> Option<Dump> {
-        let (sender, receiver) = sync_channel(1);
-        self.dumps.send(sender).ok()?;
-        receiver.recv_timeout(DUMP_WAIT).ok()
+        let (answer, receiver) = sync_channel(1);
+        self.requests.send(Request::Dump(answer)).ok()?;
+        receiver.recv_timeout(ANSWER_WAIT).ok()
+    }
+
+    /// Has the workers write down the first `count` packets that match a filter. Blocks as [`Shared::dump`] does.
+    pub fn tap(&self, filter: String, count: u64) -> Result<Arc<Tap>, TapError> {
+        let (answer, receiver) = sync_channel(1);
+        self.requests.send(Request::Tap { filter, count, answer }).map_err(|_| TapError::Silent)?;
+        receiver.recv_timeout(ANSWER_WAIT).unwrap_or(Err(TapError::Silent))
     }
 
     /// The state at the last update.

@@ -2,7 +2,9 @@
 //! Small enough to be written out here, plain enough for `curl --unix-socket`.
 
 use super::replay::State;
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use super::source::Source;
+use super::trace::stream;
+use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -165,10 +167,8 @@ pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()
             Ok((stream, _)) => {
                 let source = source.clone();
                 open.spawn(async move {
-                    match tokio::time::timeout(CONNECTION_TIME, answer(stream, source)).await {
-                        Ok(Err(e)) => tracing::debug!("API connection: {e}"),
-                        Err(_) => tracing::debug!("API connection closed after {} s", CONNECTION_TIME.as_secs()),
-                        Ok(Ok(())) => {}
+                    if let Err(e) = answer(stream, source).await {
+                        tracing::debug!("API connection: {e}");
                     }
                 });
             }
@@ -181,18 +181,40 @@ pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()
     }
 }
 
-/// Reads one request and writes its answer.
-async fn answer(mut stream: UnixStream, source: Arc<dyn Source>) -> io::Result<()> {
+/// Reads one request and writes its answer. All but a trace must be done in time.
+async fn answer(stream: UnixStream, source: Arc<dyn Source>) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("closed after {} s", CONNECTION_TIME.as_secs()));
+    match tokio::time::timeout(CONNECTION_TIME, answer_rows(stream, source.clone())).await {
+        Err(_) => Err(late()),
+        Ok(Err(e)) => Err(e),
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(Trace { connection, filter, count }))) => stream::serve(connection, source, filter, count).await,
+    }
+}
+
+/// A connection that asks for a trace.
+struct Trace {
+    connection: UnixStream,
+    filter: String,
+    count: u64,
+}
+
+/// Reads one request and writes its answer, unless it asks for a trace.
+async fn answer_rows(mut stream: UnixStream, source: Arc<dyn Source>) -> io::Result<Option<Trace>> {
     let mut request = Vec::with_capacity(1024);
     let (status, body) = loop {
         let mut chunk = [0u8; 1024];
         let n = stream.read(&mut chunk).await?;
         request.extend_from_slice(&chunk[..n]);
         if let Some(end) = head_end(&request) {
-            break respond(&request[..end], source).await;
+            match stream::query(&request[..end]) {
+                Some(Ok((filter, count))) => return Ok(Some(Trace { connection: stream, filter, count })),
+                Some(Err(message)) => break ("400 Bad Request", error_body(message)),
+                None => break respond(&request[..end], source).await,
+            }
         }
         if n == 0 {
-            return Ok(());
+            return Ok(None);
         }
         if request.len() >= MAX_REQUEST {
             break ("431 Request Header Fields Too Large", error_body("the request is longer than 8192 bytes"));
@@ -205,7 +227,8 @@ async fn answer(mut stream: UnixStream, source: Arc<dyn Source>) -> io::Result<(
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&body).await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    Ok(None)
 }
 
 /// Where the request's head ends: after the first empty line.
@@ -242,7 +265,7 @@ async fn respond(head: &[u8], source: Arc<dyn Source>) -> (&'static str, Vec<u8>
     }
 }
 
-fn error_body(message: &str) -> Vec<u8> {
+pub(super) fn error_body(message: &str) -> Vec<u8> {
     serde_json::json!({ "error": message }).to_string().into_bytes()
 }
 
@@ -266,8 +289,8 @@ pub enum ClientError {
 /// Asks a daemon; blocking, for the CLI and the lab.
 #[derive(Clone, Debug)]
 pub struct Client {
-    path: PathBuf,
-    timeout: Duration,
+    pub(super) path: PathBuf,
+    pub(super) timeout: Duration,
 }
 
 impl Client {
@@ -335,7 +358,7 @@ impl Client {
         Ok(answer)
     }
 
-    fn explain(&self, source: io::Error) -> ClientError {
+    pub(super) fn explain(&self, source: io::Error) -> ClientError {
         let path = self.path.clone();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon { path },
@@ -345,7 +368,7 @@ impl Client {
         }
     }
 
-    fn malformed(&self, what: &str) -> ClientError {
+    pub(super) fn malformed(&self, what: &str) -> ClientError {
         ClientError::Malformed { path: self.path.clone(), what: what.to_owned() }
     }
 }
@@ -353,6 +376,9 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::facts::TapError;
+    use crate::frame::PortId;
+    use crate::worker::tap::{Filter, Tap};
 
     struct Fixed;
 
@@ -389,6 +415,14 @@ mod tests {
             panic!("a source that fails must not take the API down")
         }
         fn state(&self) -> Option<State> {
+            None
+        }
+        fn trace(&self, filter: &str, _: u64) -> Result<Arc<Tap>, TapError> {
+            let filter = Filter::parse(filter, &|_| None)?;
+            let tap = Tap::new(filter, 4789, 0);
+            Ok(Arc::new(tap))
+        }
+        fn interface(&self, _: PortId) -> Option<String> {
             None
         }
     }

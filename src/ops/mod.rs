@@ -3,6 +3,7 @@
 pub mod api;
 pub mod replay;
 mod source;
+pub mod trace;
 pub mod view;
 
 pub use source::run;

@@ -2,14 +2,33 @@
 
 use super::api;
 use super::replay::State;
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use crate::control::daemon::{self, DaemonError, Service};
-use crate::control::facts::{PortTotals, Shared};
+use crate::control::facts::{PortTotals, Shared, TapError};
 use crate::drop::DropReason;
+use crate::frame::PortId;
 use crate::port::losses;
 use crate::worker::Counters;
+use crate::worker::tap::Tap;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What the API asks of the daemon. Called from a tokio task; must not block.
+pub trait Source: Send + Sync + 'static {
+    fn fib(&self) -> Vec<FibRow>;
+    fn fdb(&self) -> Vec<FdbRow>;
+    fn neigh(&self) -> Vec<NeighRow>;
+    fn ports(&self) -> Vec<PortRow>;
+    fn drops(&self) -> Vec<DropRow>;
+    fn counters(&self) -> Vec<CounterRow>;
+    fn status(&self) -> StatusRow;
+    /// The data plane's state; `None` if the control plane does not answer.
+    fn state(&self) -> Option<State>;
+    /// Starts to write down packets; blocks until the workers are told.
+    fn trace(&self, filter: &str, count: u64) -> Result<Arc<Tap>, TapError>;
+    /// The interface that a port is on.
+    fn interface(&self, port: PortId) -> Option<String>;
+}
 
 /// Runs the node daemon with the API on its socket, until SIGTERM or SIGINT.
 pub fn run(config: &Path) -> Result<(), DaemonError> {
@@ -130,6 +149,14 @@ impl Source for Shared {
 
     fn state(&self) -> Option<State> {
         self.dump().map(|d| State::from(&d))
+    }
+
+    fn trace(&self, filter: &str, count: u64) -> Result<Arc<Tap>, TapError> {
+        self.tap(filter.to_owned(), count)
+    }
+
+    fn interface(&self, port: PortId) -> Option<String> {
+        self.facts().ports.iter().find(|p| p.id == port).map(|p| p.name.clone())
     }
 }
 

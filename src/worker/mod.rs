@@ -7,6 +7,7 @@
 pub mod mailbox;
 mod poll;
 mod spin;
+pub mod tap;
 
 pub use crate::forward::counters::{self, Counters};
 pub use mailbox::{Command, Event, Mailbox, Waker};
@@ -68,6 +69,8 @@ pub struct Worker {
     streak: u32,
     /// Frames of the last turn.
     moved: usize,
+    /// Who looks at packets now, if anybody does.
+    tap: Option<Arc<tap::Tap>>,
 }
 
 impl Worker {
@@ -94,6 +97,7 @@ impl Worker {
             spin: spin::Spin::new(Duration::ZERO),
             streak: 0,
             moved: 0,
+            tap: None,
         })
     }
 
@@ -279,7 +283,10 @@ impl Worker {
             let c = self.counters.port(id);
             c.rx_frames.add(n as u64);
             c.rx_bytes.add(bytes as u64);
-            self.forward(snap, id, medium);
+            match self.tap {
+                None => self.forward(snap, id, medium),
+                Some(_) => self.forward_tapped(snap, id, medium),
+            }
         }
         match result {
             Ok(report) => self.forwarder.lost_in_rx(report),
@@ -358,6 +365,7 @@ impl Worker {
                     self.close(id);
                     self.event(Event::PortClosed { worker: self.index, id });
                 }
+                Command::Tap(tap) => self.tap = Some(tap),
                 Command::Stop => self.shut_down(),
             }
         }

@@ -15,5 +15,6 @@ mod ports_xsk_queues;
 mod proof;
 mod random_packets;
 mod router;
+mod trace;
 mod vxlan_peer;
 mod wire;

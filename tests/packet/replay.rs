@@ -197,18 +197,18 @@ fn explain_names_route_pool_block_owner_and_reason() {
     let s = setup(&[Medium::VxlanUdp, Medium::Ip]);
     let e = ask(&s, ME.pod(1), PEER.pod(7), |_| {});
     assert_eq!(e.entry, "from pod default/pod-1 by cali0 (mem), which may send from 10.244.1.1");
-    assert_eq!(e.route, "10.244.2.0/26 vxlan node node2 via 172.18.0.2");
-    assert_eq!(e.pool.as_deref(), Some("all 10.244.0.0/16 vxlan Always"));
-    assert_eq!(e.block.as_deref(), Some("10.244.2.0/26 of host:node2"));
-    assert_eq!(e.encapsulation, "vxlan: pool all says Always");
-    assert_eq!(e.mtu, "84 bytes fits 1450 = 1500 (uplink) - 50 (VXLAN)");
+    assert_eq!(e.decision.route, "10.244.2.0/26 vxlan node node2 via 172.18.0.2");
+    assert_eq!(e.decision.pool.as_deref(), Some("all 10.244.0.0/16 vxlan Always"));
+    assert_eq!(e.decision.block.as_deref(), Some("10.244.2.0/26 of host:node2"));
+    assert_eq!(e.decision.encapsulation, "vxlan: pool all says Always");
+    assert_eq!(e.decision.mtu, "84 bytes fits 1450 = 1500 (uplink) - 50 (VXLAN)");
     assert_eq!((e.verdict.as_str(), e.remedies.len()), ("sent", 0));
     let layers: Vec<&str> = e.out[0].headers.iter().map(|h| h.layer).collect();
     assert_eq!(layers, ["ethernet", "ipv4", "udp", "vxlan", "ethernet", "ipv4"]);
     assert_eq!(e.out[0].headers[3].hex, "08 00 00 00 00 10 00 00");
     let e = ask(&s, ME.pod(1), Node(3).pod(7), |q| q.protocol = Protocol::Tcp);
     // 172.18.0.1/30 holds .1 to .3, so the test says same subnet; the route in force still says IP-in-IP.
-    assert_eq!(e.encapsulation, "ipip: pool three says CrossSubnet, and this node's 172.18.0.0/30 contains node3's 172.18.0.3");
+    assert_eq!(e.decision.encapsulation, "ipip: pool three says CrossSubnet, and this node's 172.18.0.0/30 contains node3's 172.18.0.3");
     let layers: Vec<&str> = e.out[0].headers.iter().map(|h| h.layer).collect();
     assert_eq!(layers, ["ethernet", "ipv4", "ipv4", "tcp"]);
 }
@@ -227,12 +227,15 @@ fn explain_names_the_drop_and_what_to_do() {
     }
     // The refusal of what is too large goes back to the pod.
     let e = ask(&s, ME.pod(1), PEER.pod(1), |q| q.size = 1451);
-    assert_eq!((e.out[0].interface.as_str(), e.mtu.as_str()), ("cali0", "1451 bytes does not fit 1450 = 1500 (uplink) - 50 (VXLAN)"));
+    assert_eq!(
+        (e.out[0].interface.as_str(), e.decision.mtu.as_str()),
+        ("cali0", "1451 bytes does not fit 1450 = 1500 (uplink) - 50 (VXLAN)")
+    );
     let e = ask(&s, ME.pod(1), Node(5).pod(1), |_| {});
     assert_eq!(e.verdict, "held for a neighbour");
     let e = ask(&s, PEER.pod(1), ME.pod(1), |_| {});
     assert_eq!((e.entry.as_str(), e.verdict.as_str()), ("from node 172.18.0.2 (a known sender) by eth0 in vxlan", "sent"));
-    assert_eq!(e.encapsulation, "none: the destination is on this node");
+    assert_eq!(e.decision.encapsulation, "none: the destination is on this node");
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //!
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
-mod dump;
 mod host;
 mod opener;
 mod report;
+mod requests;
 mod start;
 mod watch;
 mod workers;
@@ -16,13 +16,14 @@ use super::cluster::Cluster;
 use super::config::{self, Config, Datastore, WorkloadDriver};
 use super::datastore::{self, FileStore};
 use super::desired::Desired;
-use super::facts::{DumpRequest, Facts, Shared};
+use super::facts::{Facts, Request, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
 use super::plan::{Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
 use crate::snapshot;
 use crate::worker::Event;
+use crate::worker::tap::Tap;
 use opener::KernelOpener;
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -126,7 +127,9 @@ struct Daemon {
     planner: Planner,
     workers: Workers,
     shared: Arc<Shared>,
-    dumps: UnboundedReceiver<DumpRequest>,
+    requests: UnboundedReceiver<Request>,
+    /// The packets that are written down now, if any.
+    tap: Option<Arc<Tap>>,
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
@@ -150,8 +153,8 @@ impl Daemon {
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
-        let (requests, dumps) = unbounded_channel();
-        let shared = Arc::new(Shared::new(facts, workers.counters(), requests));
+        let (sender, requests) = unbounded_channel();
+        let shared = Arc::new(Shared::new(facts, workers.counters(), sender));
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster();
@@ -167,7 +170,8 @@ impl Daemon {
             planner: Planner::new(publisher, workers.counters()),
             workers,
             shared,
-            dumps,
+            requests,
+            tap: None,
             dirty,
             in_sync: false,
             next_housekeeping: Instant::now(),
@@ -202,10 +206,7 @@ impl Daemon {
                     self.cluster = cluster;
                     self.dirty.cluster();
                 }
-                Some(request) = self.dumps.recv() => {
-                    // Whoever asked may have gone meanwhile.
-                    let _ = request.send(self.dump());
-                }
+                Some(request) = self.requests.recv() => self.answer(request),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());

@@ -2,7 +2,8 @@
 //! segment size of a super-frame, the sender that a socket names) stands in the packet's comment, so that a frame
 //! read back is the frame that was written.
 
-use crate::frame::{Gso, GsoKind};
+use crate::frame::Gso;
+use crate::ops::trace::{kind_name, kind_of};
 use crate::port::mem::Wired;
 use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -156,12 +157,7 @@ fn words(frame: &Wired) -> String {
         words += " checksum=unknown";
     }
     if let Some(gso) = frame.gso {
-        let kind = match gso.kind {
-            GsoKind::Tcp4 => "tcp4",
-            GsoKind::Tcp6 => "tcp6",
-            GsoKind::Udp => "udp",
-        };
-        words += &format!(" segments={kind}/{}", gso.size);
+        words += &format!(" segments={}/{}", kind_name(gso.kind), gso.size);
     }
     words
 }
@@ -178,14 +174,8 @@ fn apply(frame: &mut Wired, line: &str) {
             }
             ("checksum", "unknown") => frame.may_be_partial = true,
             ("segments", kind) => {
-                let kind = match kind {
-                    "tcp4" => Some(GsoKind::Tcp4),
-                    "tcp6" => Some(GsoKind::Tcp6),
-                    "udp" => Some(GsoKind::Udp),
-                    _ => None,
-                };
                 let size = second.and_then(|s| s.parse().ok()).filter(|s: &u16| *s > 0);
-                frame.gso = kind.zip(size).map(|(kind, size)| Gso { kind, size });
+                frame.gso = kind_of(kind).zip(size).map(|(kind, size)| Gso { kind, size });
             }
             _ => {}
         }
@@ -243,6 +233,11 @@ impl<W: Write> Writer<W> {
         Ok(id)
     }
 
+    /// Passes on what the destination holds back.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.get_mut().flush()
+    }
+
     /// The destination, with everything written to it.
     pub fn into_inner(self) -> W {
         self.inner.into_inner()
@@ -252,6 +247,7 @@ impl<W: Write> Writer<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::GsoKind;
 
     fn record(interface: &str, at: u64, bytes: &[u8]) -> Record {
         Record { interface: interface.into(), at: Duration::from_nanos(at), direction: Some(Direction::In), frame: bytes.to_vec().into() }

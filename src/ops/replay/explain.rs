@@ -57,6 +57,35 @@ pub enum ExplainError {
     NoPort { what: &'static str },
 }
 
+/// What the cluster's state and the FIB say of a destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    pub route: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<String>,
+    pub encapsulation: String,
+    pub next_hop: String,
+    pub mtu: String,
+}
+
+impl Decision {
+    /// About a packet of `size` bytes from the IP header on.
+    pub fn new(state: &State, dst: Ipv4Addr, size: usize) -> Decision {
+        let (route, c) = (longest(state, dst), Cluster { state });
+        Decision {
+            route: route.map_or_else(|| "no route".into(), route_words),
+            pool: c.pool(dst).map(pool_words),
+            block: c.block_words(dst),
+            encapsulation: c.encapsulation(dst, route),
+            next_hop: next_hop(state, route),
+            mtu: mtu(state, route, size),
+        }
+    }
+}
+
 /// The answer, section by section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,14 +95,8 @@ pub struct Explanation {
     pub packet: String,
     /// Where it enters, and as whose.
     pub entry: String,
-    pub route: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pool: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub block: Option<String>,
-    pub encapsulation: String,
-    pub next_hop: String,
-    pub mtu: String,
+    #[serde(flatten)]
+    pub decision: Decision,
     pub verdict: String,
     /// What to do about each drop.
     pub remedies: Vec<String>,
@@ -100,8 +123,6 @@ pub fn explain(state: &State, q: &Question) -> Result<Explanation, ExplainError>
     let mut engine = Engine::new(state)?;
     let (interface, entry, frame) = enter(state, q)?;
     let verdict = engine.feed(&interface, frame, 0)?;
-    let route = longest(state, q.dst);
-    let c = Cluster { state };
     let out = verdict.sent.iter().map(|s| Leaving {
         interface: engine.interface(s.port).to_owned(),
         bytes: s.frame.bytes.len(),
@@ -114,12 +135,7 @@ pub fn explain(state: &State, q: &Question) -> Result<Explanation, ExplainError>
         generation: state.generation,
         packet: probe::describe(q),
         entry,
-        route: route.map_or_else(|| "no route".into(), route_words),
-        pool: c.pool(q.dst).map(pool_words),
-        block: c.block_words(q.dst),
-        encapsulation: c.encapsulation(q.dst, route),
-        next_hop: next_hop(state, route),
-        mtu: mtu(state, route, q.size),
+        decision: Decision::new(state, q.dst, q.size),
         verdict: verdict.to_string(),
         remedies: verdict.dropped.iter().map(|(r, _)| format!("{r}: {} {}", r.doc(), remedy::of(*r))).collect(),
         out,

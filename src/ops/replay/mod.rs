@@ -5,7 +5,7 @@
 pub mod capture;
 mod dump;
 pub mod explain;
-mod outer;
+pub mod outer;
 mod probe;
 mod remedy;
 pub mod state;

@@ -74,16 +74,24 @@ impl Outer {
         if !self.uplinks.contains(&port) {
             return (frame, false);
         }
-        match medium {
-            Medium::Ethernet => (frame, false),
-            Medium::Ip => (with_front(frame, &ethernet()), true),
-            Medium::VxlanUdp => (self.datagram(frame), true),
+        match (medium, frame.peer) {
+            (Medium::Ip, _) => (with_front(frame, &ethernet()), true),
+            (Medium::VxlanUdp, IpAddr::V4(peer)) => (self.datagram(frame, self.node, peer), true),
+            _ => (frame, false),
+        }
+    }
+
+    /// The same for a frame that came in.
+    pub fn received(&mut self, port: PortId, medium: Medium, frame: Wired) -> (Wired, bool) {
+        match (medium, frame.peer) {
+            (Medium::VxlanUdp, IpAddr::V4(peer)) if self.uplinks.contains(&port) => (self.datagram(frame, peer, self.node), true),
+            (Medium::Ip, _) => self.wrap(port, medium, frame),
+            _ => (frame, false),
         }
     }
 
     /// Outer Ethernet (addresses unknown), IPv4 (TTL 64, DF clear) and UDP in front of a VXLAN header.
-    fn datagram(&mut self, frame: Wired) -> Wired {
-        let IpAddr::V4(peer) = frame.peer else { return frame };
+    fn datagram(&mut self, frame: Wired, src: Ipv4Addr, dst: Ipv4Addr) -> Wired {
         self.id = self.id.wrapping_add(1);
         let hash = frame.bytes.get(INNER..).filter(|p| ipv4::validate(p).is_ok()).map_or(0, flow::hash);
         let (tos, whole) = (frame.outer_tos, frame.partial.is_none() && frame.gso.is_none());
@@ -97,8 +105,8 @@ impl Outer {
         put16(p, 4, self.id);
         p[8] = 64;
         p[9] = ipv4::PROTO_UDP;
-        put32(p, 12, self.node.into());
-        put32(p, 16, peer.into());
+        put32(p, 12, src.into());
+        put32(p, 16, dst.into());
         ipv4::write_checksum(p);
         put16(p, ipv4::HEADER, flow::source_port(hash));
         put16(p, ipv4::HEADER + 2, self.port);

@@ -4,6 +4,7 @@
 use crate::drop::{DropReason, PuntReason};
 use crate::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
 use crate::frame::{GsoSet, PortId};
+use crate::ops::trace::from_hex;
 use crate::port::{Caps, Medium, TxCsum};
 use crate::snapshot::{AdjTable, Endpoint, PortRole, Snapshot, Tunnel};
 use crate::wire::Mac;
@@ -477,11 +478,4 @@ impl From<&Adjacency> for AdjacencyState {
             peer: a.peer,
         }
     }
-}
-
-/// `None` for anything but pairs of hex digits.
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
-    let digits = digits.filter(|d| d.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect())
 }

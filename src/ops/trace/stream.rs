@@ -1,0 +1,122 @@
+//! The API's answer to a request for a trace: records as they come, one JSON value a line.
+
+use crate::control::facts::TapError;
+use crate::ops::api::error_body;
+use crate::ops::source::Source;
+use crate::ops::view::TraceLine;
+use crate::worker::tap::Tap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// Between two looks at what a trace has brought, and how many looks pass between two signs of life.
+const PAUSE: Duration = Duration::from_millis(20);
+const BEAT: u32 = 50;
+/// How long a trace waits for the one before to end.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Path of the trace: `?filter=EXPRESSION&count=N`, percent-encoded.
+pub const TRACE: &str = "/v1/trace";
+
+/// Filter and count of a request for a trace; `None` for any other request.
+pub fn query(head: &[u8]) -> Option<Result<(String, u64), &'static str>> {
+    let line = std::str::from_utf8(head.split(|b| *b == b'\r' || *b == b'\n').next()?).ok()?;
+    let target = line.strip_prefix("GET ")?.split(' ').next()?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if path != TRACE {
+        return None;
+    }
+    let (mut filter, mut count) = (String::new(), u64::MAX);
+    for (key, value) in query.split('&').filter_map(|p| p.split_once('=')) {
+        let Some(value) = decode_percent(value) else { return Some(Err("the query is not percent-encoded text")) };
+        match (key, value.parse()) {
+            ("filter", _) => filter = value,
+            ("count", Ok(n)) => count = n,
+            _ => return Some(Err("expected: /v1/trace?filter=EXPRESSION&count=N")),
+        }
+    }
+    Some(Ok((filter, count)))
+}
+
+fn decode_percent(text: &str) -> Option<String> {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        out.push(if *first == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            rest = &rest[2..];
+            u8::from_str_radix(digits, 16).ok()?
+        } else {
+            *first
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Sends packets as they come, one JSON value a line, until there have been enough or the reader goes away.
+pub async fn serve(mut stream: UnixStream, source: Arc<dyn Source>, filter: String, count: u64) -> io::Result<()> {
+    let asked = source.clone();
+    // The one before may be ending.
+    let ask = move || {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match asked.trace(&filter, count) {
+                Err(TapError::Busy) if Instant::now() < until => std::thread::sleep(PAUSE),
+                answer => return answer,
+            }
+        }
+    };
+    let tap = match tokio::task::spawn_blocking(ask).await {
+        Ok(Ok(tap)) => tap,
+        Ok(Err(e)) => return refuse(stream, &e.to_string()).await,
+        Err(e) => return refuse(stream, &e.to_string()).await,
+    };
+    let result = send_trace(&mut stream, &*source, &tap).await;
+    tap.stop();
+    result
+}
+
+async fn send_trace(stream: &mut UnixStream, source: &dyn Source, tap: &Tap) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n").await?;
+    let mut quiet = 0;
+    loop {
+        let over = tap.is_over();
+        let mut lines = Vec::new();
+        while let Some(record) = tap.next() {
+            line(&mut lines, &TraceLine::Packet(super::row(&record, source).into()))?;
+        }
+        quiet = if lines.is_empty() { quiet + 1 } else { 0 };
+        // A line now and then shows whether the reader is there.
+        if over || quiet % BEAT == 0 {
+            line(&mut lines, &TraceLine::Lost(tap.lost()))?;
+        }
+        stream.write_all(&lines).await?;
+        if over {
+            return stream.shutdown().await;
+        }
+        let mut nothing = [0; 1];
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            // The reader asks for nothing more: it has gone.
+            _ = stream.read(&mut nothing) => return Ok(()),
+        }
+    }
+}
+
+fn line(out: &mut Vec<u8>, l: &TraceLine) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, l)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+async fn refuse(mut stream: UnixStream, message: &str) -> io::Result<()> {
+    let body = error_body(message);
+    let head =
+        format!("HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await
+}
