@@ -2,9 +2,12 @@
 
 pub mod file;
 mod folder;
+pub mod manifests;
 pub mod objects;
+mod walk;
 
 pub use file::{FileStore, OpenError};
+pub use manifests::FolderObjects;
 
 use std::fmt;
 
