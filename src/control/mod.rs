@@ -12,4 +12,6 @@ pub mod model;
 pub mod netlink;
 pub mod plan;
 pub mod ports;
+pub mod resources;
+pub mod selector;
 pub mod yaml;

@@ -2,7 +2,7 @@
 //! Config and manifests are both read through it, so every complaint has a line and the field's full path.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value as Json;
+use serde_json::Value as JsonValue;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 use std::fmt;
 use std::str::FromStr;
@@ -57,42 +57,42 @@ struct Key {
 }
 
 impl Value {
-    /// The same as JSON. Numbers that JSON cannot hold (infinities, beyond 64 bits) become text.
-    pub fn to_json(&self) -> Json {
+    /// The same as JSON. Numbers that JSON cannot hold (beyond 64 bits) become text.
+    pub fn to_json(&self) -> JsonValue {
         match &self.data {
-            Data::Null => Json::Null,
-            Data::Bool(b) => Json::Bool(*b),
+            Data::Null => JsonValue::Null,
+            Data::Bool(b) => JsonValue::Bool(*b),
             Data::Int(i) => {
-                let number = i64::try_from(*i).map(Json::from).or_else(|_| u64::try_from(*i).map(Json::from));
-                number.unwrap_or_else(|_| Json::String(i.to_string()))
+                let number = i64::try_from(*i).map(JsonValue::from).or_else(|_| u64::try_from(*i).map(JsonValue::from));
+                number.unwrap_or_else(|_| JsonValue::String(i.to_string()))
             }
-            Data::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| Json::String(f.to_string()), Json::Number),
-            Data::Text(s) => Json::String(s.clone()),
+            Data::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| JsonValue::String(f.to_string()), JsonValue::Number),
+            Data::Text(s) => JsonValue::String(s.clone()),
             Data::List(l) => l.iter().map(Value::to_json).collect(),
-            Data::Map(m) => Json::Object(m.iter().map(|(k, v)| (k.name.clone(), v.to_json())).collect()),
+            Data::Map(m) => JsonValue::Object(m.iter().map(|(k, v)| (k.name.clone(), v.to_json())).collect()),
         }
     }
 
     /// JSON as it would have been read, without lines.
-    pub fn of_json(json: &Json) -> Value {
+    pub fn of_json(json: &JsonValue) -> Value {
         let data = match json {
-            Json::Null => Data::Null,
-            Json::Bool(b) => Data::Bool(*b),
-            Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            JsonValue::Null => Data::Null,
+            JsonValue::Bool(b) => Data::Bool(*b),
+            JsonValue::Number(n) => match (n.as_i64(), n.as_u64()) {
                 (Some(i), _) => Data::Int(i.into()),
                 (_, Some(u)) => Data::Int(u.into()),
                 _ => Data::Float(n.as_f64().unwrap_or(f64::NAN)),
             },
-            Json::String(s) => Data::Text(s.clone()),
-            Json::Array(a) => Data::List(a.iter().map(Value::of_json).collect()),
-            Json::Object(o) => Data::Map(o.iter().map(|(k, v)| (Key { line: 0, name: k.clone() }, Value::of_json(v))).collect()),
+            JsonValue::String(s) => Data::Text(s.clone()),
+            JsonValue::Array(a) => Data::List(a.iter().map(Value::of_json).collect()),
+            JsonValue::Object(o) => Data::Map(o.iter().map(|(k, v)| (Key { line: 0, name: k.clone() }, Value::of_json(v))).collect()),
         };
         Value { line: 0, data }
     }
 }
 
 /// JSON as block YAML: keys in order, text in quotes where it would be read as something else.
-pub fn text(json: &Json) -> String {
+pub fn text(json: &JsonValue) -> String {
     // Fails only on types that JSON does not have.
     let mut text = serde_saphyr::to_string(json).unwrap_or_else(|_| json.to_string());
     if !text.ends_with('\n') {
@@ -318,6 +318,21 @@ impl<'a> Field<'a> {
         }
     }
 
+    pub fn is_number(&self) -> bool {
+        matches!(self.data, Some(Data::Int(_) | Data::Float(_)))
+    }
+
+    /// A single value as text, however it was written; `None` for lists, mappings and nothing.
+    pub fn scalar(&self) -> Option<String> {
+        match self.data? {
+            Data::Bool(b) => Some(b.to_string()),
+            Data::Int(i) => Some(i.to_string()),
+            Data::Float(f) => Some(f.to_string()),
+            Data::Text(s) => Some(s.clone()),
+            Data::Null | Data::List(_) | Data::Map(_) => None,
+        }
+    }
+
     /// What stands here, in words.
     pub fn describe(&self) -> String {
         self.data.map_or_else(|| "nothing".to_owned(), Data::describe)
@@ -486,9 +501,9 @@ mod tests {
 
     #[test]
     fn json_and_back() {
-        let v = one("a: [1, -2, 18446744073709551615, 1.5, .inf, true, null, 'x']\nb: {c: '7'}\n");
+        let v = one("a: [1, -2, 18446744073709551615, 1.5, true, null, 'x']\nb: {c: '7'}\n");
         let json = v.to_json();
-        assert_eq!(json.to_string(), r#"{"a":[1,-2,18446744073709551615,1.5,"inf",true,null,"x"],"b":{"c":"7"}}"#);
+        assert_eq!(json.to_string(), r#"{"a":[1,-2,18446744073709551615,1.5,true,null,"x"],"b":{"c":"7"}}"#);
         assert_eq!(Value::of_json(&json).to_json(), json);
         let back = Value::of_json(&json);
         let children: Vec<_> = Field::root(&back).children().unwrap().into_iter().map(|(k, f)| (k.to_owned(), f.describe())).collect();

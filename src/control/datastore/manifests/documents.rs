@@ -204,8 +204,8 @@ mod tests {
         assert_eq!(kinds(&Documents::parse(&d.text().unwrap()).unwrap()), kinds(&d));
         let mut d = Documents::parse("--- {kind: A}\n...\n--- \nb: 1").unwrap();
         d.replace(d.objects()[0].0, json!({"kind": "Z"}));
-        d.replace(d.objects()[1].0, json!({"kind": "Y"}));
-        assert_eq!(d.text().unwrap(), "---\n{\n  \"kind\": \"Z\"\n}\n...\n--- \nkind: Y\n");
+        d.replace(d.objects()[1].0, json!({"kind": "X"}));
+        assert_eq!(d.text().unwrap(), "---\n{\n  \"kind\": \"Z\"\n}\n...\n--- \nkind: X\n");
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub fn to_v3(resource: Resource, mut document: Value) -> Value {
 }
 
 fn unfold_metadata(document: &mut Value) {
-    let Some(annotations) = document["metadata"]["annotations"].as_object_mut() else { return };
+    let annotations = document.pointer_mut("/metadata/annotations");
+    let Some(annotations) = annotations.and_then(Value::as_object_mut) else { return };
     let Some(folded) = annotations.remove(METADATA) else { return };
     if annotations.is_empty()
         && let Some(metadata) = document["metadata"].as_object_mut()
