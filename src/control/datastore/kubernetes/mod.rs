@@ -1,0 +1,15 @@
+//! The Kubernetes API server as the datastore: Kubernetes' own objects and Calico's definitions.
+
+mod backoff;
+mod connect;
+mod failure;
+mod group;
+mod items;
+mod kinds;
+mod report;
+mod store;
+mod watch;
+
+pub use connect::Source;
+pub use group::Group;
+pub use store::KubeStore;
