@@ -118,8 +118,7 @@ pub struct State {
     objects: BTreeMap<Key, Arc<Stored>>,
     history: VecDeque<Change>,
     snapshots: BTreeMap<u64, Snapshot>,
-    /// Whether writes are checked as the definitions' schemas do; what tests put there is not.
-    pub uids: u64,
+    uids: u64,
 }
 
 /// A page of a list, and the token for the next.
@@ -285,7 +284,12 @@ impl State {
             let metadata = value["metadata"].take();
             value = before.clone();
             value["status"] = new;
-            value["metadata"]["annotations"] = metadata["annotations"].clone();
+            // Nodes and pods may be annotated and labelled this way, as their agents do; definitions may not.
+            if resource.api_version == super::kinds::CORE {
+                for part in ["annotations", "labels"] {
+                    value["metadata"][part] = metadata[part].clone();
+                }
+            }
         } else if resource.has_status {
             match before.get("status") {
                 Some(s) => value["status"] = s.clone(),

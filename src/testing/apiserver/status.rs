@@ -13,15 +13,21 @@ pub struct Refusal {
     pub retry_after: Option<u32>,
     /// `details.causes[].reason`
     pub cause: Option<String>,
+    /// `details.name`: the object that it is about.
+    pub name: Option<String>,
 }
 
 impl Refusal {
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Refusal {
-        Refusal { code, reason: reason.into(), message: message.into(), retry_after: None, cause: None }
+        Refusal { code, reason: reason.into(), message: message.into(), retry_after: None, cause: None, name: None }
     }
 
     pub fn retry_after(self, seconds: u32) -> Refusal {
         Refusal { retry_after: Some(seconds), ..self }
+    }
+
+    fn about(self, name: &str) -> Refusal {
+        Refusal { name: Some(name.to_owned()), ..self }
     }
 
     pub fn unauthorized() -> Refusal {
@@ -41,7 +47,7 @@ impl Refusal {
     }
 
     pub fn not_found(resource: &Resource, name: &str) -> Refusal {
-        Refusal::new(404, "NotFound", format!("{} \"{name}\" not found", resource.full_name()))
+        Refusal::new(404, "NotFound", format!("{} \"{name}\" not found", resource.full_name())).about(name)
     }
 
     /// A path that no handler is registered for.
@@ -50,7 +56,7 @@ impl Refusal {
     }
 
     pub fn already_exists(resource: &Resource, name: &str) -> Refusal {
-        Refusal::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.full_name()))
+        Refusal::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.full_name())).about(name)
     }
 
     pub fn modified(resource: &Resource, name: &str) -> Refusal {
@@ -110,6 +116,9 @@ impl Refusal {
         });
         if let Some(seconds) = self.retry_after {
             status["details"]["retryAfterSeconds"] = json!(seconds);
+        }
+        if let Some(name) = &self.name {
+            status["details"]["name"] = json!(name);
         }
         if let Some(cause) = &self.cause {
             status["details"]["causes"] = json!([{"reason": cause, "message": self.message}]);

@@ -82,6 +82,12 @@ impl Failure {
         self.code() == 404
     }
 
+    /// Whether it is about one object and not about a path.
+    pub fn names_an_object(&self) -> bool {
+        let Failure::Refused(status) = self else { return false };
+        status.details.as_ref().is_some_and(|d| !d.name.is_empty())
+    }
+
     pub fn is_unauthorized(&self) -> bool {
         self.code() == 401
     }

@@ -120,10 +120,10 @@ pub fn path(resource: Resource, group: Group, namespace: Option<&str>) -> String
     }
 }
 
-/// The rule that a role must hold for these verbs, as it stands in a manifest.
-pub fn rbac_rule(resource: Resource, group: Group, verbs: &[&str]) -> String {
+/// The rule that a role must hold for these verbs on a resource or its `part` (`/status`), as it stands in a manifest.
+pub fn rbac_rule(resource: Resource, group: Group, part: &str, verbs: &[&str]) -> String {
     let api_group = if resource.is_core() { "" } else { group.api_version().split('/').next().unwrap_or("") };
-    format!("{{apiGroups: [\"{api_group}\"], resources: [\"{}\"], verbs: [{}]}}", plural(resource, group), quoted(verbs))
+    format!("{{apiGroups: [\"{api_group}\"], resources: [\"{}{part}\"], verbs: [{}]}}", plural(resource, group), quoted(verbs))
 }
 
 fn quoted(words: &[&str]) -> String {
@@ -150,9 +150,12 @@ mod tests {
         assert_eq!(path(Resource::IpamConfiguration, Group::V1, None), "/apis/crd.projectcalico.org/v1/ipamconfigs");
         assert_eq!(path(Resource::IpamConfiguration, Group::V3, Some("x")), "/apis/projectcalico.org/v3/ipamconfigurations");
         assert_eq!(
-            rbac_rule(Resource::IpPool, Group::V1, &["get", "list"]),
+            rbac_rule(Resource::IpPool, Group::V1, "", &["get", "list"]),
             "{apiGroups: [\"crd.projectcalico.org\"], resources: [\"ippools\"], verbs: [\"get\", \"list\"]}"
         );
-        assert_eq!(rbac_rule(Resource::Node, Group::V3, &["watch"]), "{apiGroups: [\"\"], resources: [\"nodes\"], verbs: [\"watch\"]}");
+        assert_eq!(
+            rbac_rule(Resource::Node, Group::V3, "/status", &["patch"]),
+            "{apiGroups: [\"\"], resources: [\"nodes/status\"], verbs: [\"patch\"]}"
+        );
     }
 }

@@ -45,7 +45,7 @@ impl Link {
                 "the API server has no {resource} in {group}: install Calico's definitions, or set CALICO_API_GROUP to the group that has them"
             )
         } else {
-            let rule = rbac_rule(resource, group, &["get", "list", "watch"]);
+            let rule = rbac_rule(resource, group, "", &["get", "list", "watch"]);
             format!("no permission to list and watch {resource}: add the rule {rule} to this node's ClusterRole")
         };
         Link::Refused { message: format!("{remedy}; {effect} ({})", failure.message()) }
