@@ -1,14 +1,14 @@
 //! WorkloadEndpoint: of a Pod that has a network of its own, a node and addresses.
 
 use super::{V3, metadata, text, texts};
-use crate::control::model::{interface_name, parse_pod};
+use crate::control::model::{interface_name, pod_of_json};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 /// The endpoint of a Pod's `eth0`; `None` if it has none (now). `prefix` names interfaces (FelixConfiguration
 /// interfacePrefix).
 pub fn of_pod(pod: &Value, prefix: &str) -> Option<Value> {
-    let read = parse_pod(pod).ok()?;
+    let read = pod_of_json(pod).ok()?;
     let node = read.node.as_deref()?;
     if read.host_network || read.addresses.is_empty() {
         return None;

@@ -131,14 +131,6 @@ pub fn parse(text: &str) -> Result<Manifest, SyntaxError> {
     Ok(manifest)
 }
 
-/// A Pod that came as JSON.
-pub fn parse_pod(json: &serde_json::Value) -> Result<Pod, FieldError> {
-    let value = Value::of_json(json);
-    let root = Field::root(&value);
-    let (namespace, name) = names(&root, Kind::Pod)?;
-    pod::read(&root, namespace, name)
-}
-
 /// apiVersion and kind that the items of a typed list need not repeat.
 type Defaults<'a> = Option<(&'a str, &'a str)>;
 
@@ -179,6 +171,14 @@ pub fn object(root: &Field, kind: Kind) -> Result<Entry, FieldError> {
     let object = read(root, kind, namespace, name);
     let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
     Ok(Entry { line: root.line(), key: Key { kind, name }, object })
+}
+
+/// A core `v1` Pod from JSON.
+pub fn pod_of_json(document: &serde_json::Value) -> Result<Pod, FieldError> {
+    let tree = Value::of_json(document);
+    let root = Field::root(&tree);
+    let (namespace, name) = names(&root, Kind::Pod)?;
+    pod::read(&root, namespace, name)
 }
 
 /// Namespace (`default` if none is given) and name.

@@ -278,7 +278,7 @@ fn fault(path: &Path, e: &io::Error) -> AccessError {
 
 /// The time as Kubernetes writes it (RFC 3339, UTC, whole seconds).
 fn now() -> String {
-    k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// A random UUID (RFC 9562, version 4).
