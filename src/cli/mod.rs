@@ -7,6 +7,7 @@ mod fib;
 mod lab;
 mod neigh;
 mod ports;
+mod resource;
 mod run;
 mod status;
 mod table;
@@ -42,6 +43,18 @@ enum Verb {
     Counters(view::View),
     /// The daemon's own state and the problems it knows of
     Status(view::View),
+    /// Show resources: pools, nodes, endpoints, configuration, policy
+    Get(resource::Get),
+    /// Create resources, or replace those that exist
+    Apply(resource::Write),
+    /// Create resources
+    Create(resource::Create),
+    /// Replace resources that exist
+    Replace(resource::Write),
+    /// Change fields of a resource
+    Patch(resource::Patch),
+    /// Delete resources
+    Delete(resource::Delete),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -62,6 +75,12 @@ pub fn main() -> ExitCode {
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
+        Verb::Get(a) => resource::get(&a),
+        Verb::Apply(a) => resource::apply(&a),
+        Verb::Create(a) => resource::create(&a),
+        Verb::Replace(a) => resource::replace(&a),
+        Verb::Patch(a) => resource::patch(&a),
+        Verb::Delete(a) => resource::delete(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

@@ -74,6 +74,14 @@ impl Value {
         }
     }
 
+    /// The items, if it is a list.
+    pub fn sequence(&self) -> Option<&[Value]> {
+        match &self.data {
+            Data::List(l) => Some(l),
+            _ => None,
+        }
+    }
+
     /// JSON as it would have been read, without lines.
     pub fn of_json(json: &JsonValue) -> Value {
         let data = match json {
@@ -424,6 +432,15 @@ impl<'a> Field<'a> {
         match self.data {
             None => Ok(Vec::new()),
             Some(Data::List(l)) => Ok(l.iter().enumerate().map(|(i, v)| Field::new(v, format!("{}[{i}]", self.path))).collect()),
+            Some(_) => Err(self.wrong_type("a list")),
+        }
+    }
+
+    /// The items of a list as trees of their own; none if absent.
+    pub fn values(&self) -> Result<&'a [Value], FieldError> {
+        match self.data {
+            None => Ok(&[]),
+            Some(Data::List(l)) => Ok(l),
             Some(_) => Err(self.wrong_type("a list")),
         }
     }

@@ -1,5 +1,6 @@
 //! Where the cluster's state comes from. A folder of manifests, or Kubernetes.
 
+mod any;
 pub mod file;
 mod folder;
 pub mod kubernetes;
@@ -7,6 +8,7 @@ pub mod manifests;
 pub mod objects;
 mod walk;
 
+pub use any::{AnyObjects, Place, PlaceError};
 pub use file::FileStore;
 pub use kubernetes::{KubeObjects, KubeStore};
 pub use manifests::FolderObjects;
