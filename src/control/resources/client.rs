@@ -260,13 +260,14 @@ impl<'a, O: Objects> Client<'a, O> {
         };
         let prefix = self.interface_prefix().await?;
         let pods = self.objects.list(Resource::Pod, namespace).await.map_err(Error::Datastore)?;
-        for found in pods.iter().filter_map(|p| endpoint::of_pod(p, &prefix)) {
-            let same = |e: &Value| ["name", "namespace"].iter().all(|key| e["metadata"][*key] == found["metadata"][*key]);
-            if !all.iter().any(same) {
-                all.push(found);
-            }
-        }
-        Ok(sorted(all))
+        let name = |e: &Value| (e["metadata"]["namespace"].clone(), e["metadata"]["name"].clone());
+        let kept: Vec<(Value, Value)> = all.iter().map(name).collect();
+        all.extend(pods.iter().filter_map(|p| endpoint::of_pod(p, &prefix)).filter(|e| !kept.contains(&name(e))));
+        // In order of pods, as Kubernetes lists them, and not of names that begin with the node's.
+        let workload = |e: &Value| e["spec"]["pod"].as_str().or(e["spec"]["workload"].as_str()).unwrap_or_default().to_owned();
+        let mut all = sorted(all);
+        all.sort_by_key(|e| (e["metadata"]["namespace"].as_str().map(str::to_owned), workload(e)));
+        Ok(all)
     }
 
     /// The prefix of pods' interfaces in this cluster.
