@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod datastore;
 pub mod desired;
 pub mod facts;
+pub mod forms;
 pub mod model;
 pub mod netlink;
 pub mod plan;

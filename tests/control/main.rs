@@ -4,6 +4,7 @@ mod calc;
 mod faults;
 mod golden;
 mod history;
+mod manifests;
 mod samples;
 mod store;
 mod support;

@@ -3,10 +3,13 @@
 pub mod file;
 mod folder;
 pub mod kubernetes;
+pub mod manifests;
 pub mod objects;
+mod walk;
 
 pub use file::FileStore;
-pub use kubernetes::KubeStore;
+pub use kubernetes::{KubeObjects, KubeStore};
+pub use manifests::FolderObjects;
 
 use std::fmt;
 use std::io;

@@ -131,6 +131,14 @@ pub fn parse(text: &str) -> Result<Manifest, SyntaxError> {
     Ok(manifest)
 }
 
+/// A Pod that came as JSON.
+pub fn parse_pod(json: &serde_json::Value) -> Result<Pod, FieldError> {
+    let value = Value::of_json(json);
+    let root = Field::root(&value);
+    let (namespace, name) = names(&root, Kind::Pod)?;
+    pod::read(&root, namespace, name)
+}
+
 /// apiVersion and kind that the items of a typed list need not repeat.
 type Defaults<'a> = Option<(&'a str, &'a str)>;
 
