@@ -1,16 +1,21 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod bird;
+mod boxed;
 mod counters;
 mod drops;
 mod fdb;
 mod fib;
+mod ipam;
 mod lab;
 mod neigh;
+mod node;
 mod ports;
 mod resource;
 mod run;
 mod status;
 mod table;
+mod version;
 mod view;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +60,12 @@ enum Verb {
     Patch(resource::Patch),
     /// Delete resources
     Delete(resource::Delete),
+    /// Addresses: how many are in use, by whom, what is lost
+    Ipam(ipam::Args),
+    /// The node that this runs on
+    Node(node::Args),
+    /// This program's version and the cluster's
+    Version(version::Args),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -81,6 +92,9 @@ pub fn main() -> ExitCode {
         Verb::Replace(a) => resource::replace(&a),
         Verb::Patch(a) => resource::patch(&a),
         Verb::Delete(a) => resource::delete(&a),
+        Verb::Ipam(a) => ipam::run(&a),
+        Verb::Node(a) => node::run(&a),
+        Verb::Version(a) => version::run(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

@@ -163,17 +163,17 @@ impl<'de> Deserialize<'de> for Data {
 /// One JSON value as a tree without lines. What stands under a key in `skip`, at any depth, is left out.
 pub fn json(text: &[u8], skip: &[&str]) -> Result<Value, SyntaxError> {
     let mut parser = serde_json::Deserializer::from_slice(text);
-    let value = Json { skip }.deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
+    let value = Lineless { skip }.deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
     value.map_err(|e| SyntaxError { line: e.line() as u32, message: one_line(&e.to_string()) })
 }
 
 /// Reads a value whose parser knows no lines.
 #[derive(Clone, Copy)]
-struct Json<'a> {
+struct Lineless<'a> {
     skip: &'a [&'a str],
 }
 
-impl<'de> DeserializeSeed<'de> for Json<'_> {
+impl<'de> DeserializeSeed<'de> for Lineless<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
@@ -181,7 +181,7 @@ impl<'de> DeserializeSeed<'de> for Json<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Json<'_> {
+impl<'de> Visitor<'de> for Lineless<'_> {
     type Value = Data;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -2,5 +2,7 @@
 
 mod errors;
 mod golden;
+mod ipam;
+mod node;
 mod roundtrip;
 mod support;

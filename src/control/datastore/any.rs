@@ -87,6 +87,7 @@ impl Place {
     fn of_daemon(datastore: &Datastore) -> Place {
         match datastore {
             Datastore::File { path } => Place::Folder(path.clone()),
+            Datastore::Kubernetes { kubeconfig } => Place::Kubernetes(Source::new(kubeconfig.as_deref())),
         }
     }
 

@@ -11,10 +11,16 @@ use super::tunnel::{self, Tunnel};
 use crate::control::datastore::objects::{Objects, Resource};
 use crate::control::model::{self, Pod};
 use crate::control::yaml::FieldError;
-use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+/// A pod, and whether it has no addresses because it has given them back.
+#[derive(Clone, Debug)]
+pub struct ListedPod {
+    pub pod: Pod,
+    pub finished: bool,
+}
 
 /// Objects marked as deleted are left out.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +34,7 @@ pub struct Listing {
     pub config: IpamConfig,
     /// Addresses that each Node names as those of its tunnels.
     pub nodes: BTreeMap<String, BTreeMap<Tunnel, IpAddr>>,
-    pub pods: Vec<Pod>,
+    pub pods: Vec<ListedPod>,
     /// Objects that cannot be read: which, and why.
     pub unreadable: Vec<String>,
 }
@@ -45,14 +51,10 @@ impl Listing {
         handles.retain(|h| !h.deleted);
         let mut pools = parse(objects, Resource::IpPool, Pool::of_document, &mut unreadable).await?;
         pools.sort_by(|a, b| a.name.cmp(&b.name));
-        let pods = parse(objects, Resource::Pod, model::pod_of_json, &mut unreadable).await?;
+        let pods = parse(objects, Resource::Pod, listed_pod, &mut unreadable).await?;
         let nodes = objects.list(Resource::Node, None).await?.iter().filter_map(node).collect();
         let (reservations, config) = (store.reservations().await?, store.config().await?);
         Ok(Listing { pools, blocks, affinities, handles, reservations, config, nodes, pods, unreadable })
-    }
-
-    pub fn block(&self, cidr: IpNet) -> Option<&Block> {
-        self.blocks.iter().find(|b| b.cidr == cidr)
     }
 }
 
@@ -74,6 +76,13 @@ async fn parse<T>(
         }
     }
     Ok(out)
+}
+
+fn listed_pod(document: &Value) -> Result<ListedPod, FieldError> {
+    let pod = model::pod_of_json(document)?;
+    let over = matches!(document["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let finished = pod.addresses.is_empty() && (over || !document["metadata"]["deletionTimestamp"].is_null());
+    Ok(ListedPod { pod, finished })
 }
 
 fn node(document: &Value) -> Option<(String, BTreeMap<Tunnel, IpAddr>)> {

@@ -21,12 +21,13 @@
 //!
 //! An operation may fail or be dropped between any two of its writes. What stays behind is never an address given
 //! twice: it is an affinity without a block, a handle that counts too many, or an address whose holder does not exist,
-//! all of which are found and cleaned up by the next claim, a release by handle, or Calico's garbage
+//! all of which are found ([`check`]) and cleaned up by the next claim, a release by handle, or Calico's garbage
 //! collection.
 
 mod assign;
 mod attribute;
 mod block;
+pub mod check;
 mod claim;
 mod config;
 mod documents;
@@ -51,7 +52,7 @@ pub use block::{Allocated, Block, ReleaseRequest, Released};
 pub use config::IpamConfig;
 pub use documents::{Affinity, Handle};
 pub use error::{IpamError, Refusal};
-pub use listing::Listing;
+pub use listing::{ListedPod, Listing};
 pub use names::{affinity as affinity_name, affinity_labels, block as block_name, handle as handle_name};
 pub use pools::{Labels, Pool, Use, precedence};
 pub use reservations::Reservations;

@@ -1,6 +1,7 @@
 //! Blocks, affinities and handles in the datastore: read as types, written by compare-and-swap. An object marked as
 //! deleted is one that somebody began to delete: whoever meets it finishes that, and it is as if it were not there.
 
+use super::RETRIES;
 use super::block::Block;
 use super::config::IpamConfig;
 use super::documents::{Affinity, Handle};
@@ -31,34 +32,32 @@ fn with_fields<T>(document: &Value, read: impl FnOnce(&Field) -> Result<T, Field
 }
 
 impl<S: Objects> Store<S> {
-    async fn find<T>(
-        &self,
-        id: &Id,
-        parse: impl FnOnce(&Value) -> Result<T, FieldError>,
-        deleted: fn(&T) -> bool,
-    ) -> Result<Option<T>, IpamError> {
-        let Some(document) = self.objects.get(id).await? else { return Ok(None) };
-        let found = read(id.resource, &document, parse)?;
-        if !deleted(&found) {
-            return Ok(Some(found));
+    async fn find<T>(&self, id: &Id, parse: fn(&Value) -> Result<T, FieldError>, deleted: fn(&T) -> bool) -> Result<Option<T>, IpamError> {
+        for _ in 0..RETRIES {
+            let Some(document) = self.objects.get(id).await? else { return Ok(None) };
+            let found = read(id.resource, &document, parse)?;
+            if !deleted(&found) {
+                return Ok(Some(found));
+            }
+            match self.objects.delete(id, &Preconditions::same(&document)).await {
+                Ok(()) | Err(AccessError::NotFound { .. }) => return Ok(None),
+                // Removed by somebody else, and perhaps made again.
+                Err(AccessError::Conflict { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        self.remove(id, &document).await?;
-        Ok(None)
+        Err(IpamError::Contention { attempts: RETRIES })
     }
 
-    /// The second step of a deletion. That somebody else was quicker is success.
-    async fn remove(&self, id: &Id, marked: &Value) -> Result<(), IpamError> {
-        match self.objects.delete(id, &Preconditions::same(marked)).await {
-            Ok(()) | Err(AccessError::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Marks by compare-and-swap, then removes. What fails after the mark is finished by whoever reads it next.
+    /// Marks by compare-and-swap, then removes. With the mark the object is gone for all who read it; should the removal
+    /// fail, one of them does it.
     async fn delete(&self, id: Id, mut document: Value) -> Result<(), IpamError> {
         document["spec"]["deleted"] = json!(true);
         let marked = self.objects.update(id.resource, document).await?;
-        self.remove(&id, &marked).await
+        if let Err(e) = self.objects.delete(&id, &Preconditions::same(&marked)).await {
+            tracing::debug!("{id} is marked as deleted and not yet removed: {e}");
+        }
+        Ok(())
     }
 
     pub async fn block(&self, cidr: IpNet) -> Result<Option<Block>, IpamError> {

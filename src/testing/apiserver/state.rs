@@ -3,7 +3,8 @@
 use super::kinds::Resource;
 use super::schema;
 use super::status::Refusal;
-use serde_json::{Map, Value, json};
+use crate::control::datastore::objects::merge;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -348,23 +349,4 @@ fn unchanged(resource: &Resource, name: &str, old: &Stored, value: &Value) -> Re
         return Err(Refusal::modified(resource, name));
     }
     Ok(())
-}
-
-/// A JSON merge patch, RFC 7386.
-pub fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(target) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
 }

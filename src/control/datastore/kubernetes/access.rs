@@ -8,7 +8,7 @@ use crate::control::datastore::OpenError;
 use crate::control::datastore::objects::{self, Access, AccessError, Id, Objects, Preconditions, Resource};
 use kube::core::Request;
 use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 /// Objects per page of a list.
@@ -37,6 +37,10 @@ impl KubeObjects {
         if resource.is_core() {
             return Ok(Group::default());
         }
+        if !group::is_stored(resource) {
+            let message = "Kubernetes has no such objects: they are annotations of its own Nodes and Pods".into();
+            return Err(AccessError::Invalid { what: resource.to_string(), message });
+        }
         let found = self.group.get_or_try_init(|| Group::detect(&self.connection)).await;
         found.copied().map_err(|why| {
             let message = match why {
@@ -55,7 +59,7 @@ impl KubeObjects {
         let mut tries = 0;
         loop {
             let mut object = self.get(id).await?.ok_or_else(|| AccessError::NotFound { id: id.clone() })?;
-            merge(&mut object, patch);
+            objects::merge(&mut object, patch);
             tries += 1;
             match self.update(id.resource, object).await {
                 Err(AccessError::Conflict { .. }) if !once && tries < TRIES => {}
@@ -122,27 +126,11 @@ fn named(resource: Resource, object: &Value) -> Access<Id> {
     if resource.is_namespaced() && id.namespace.is_none() { Err(fault("metadata.namespace")) } else { Ok(id) }
 }
 
-/// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(target) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
-}
-
 impl Objects for KubeObjects {
     async fn get(&self, id: &Id) -> Access<Option<Value>> {
+        if !group::is_stored(id.resource) {
+            return Ok(None);
+        }
         let group = self.group(id.resource).await?;
         let ask = Ask { verb: "get", id, group, part: "" };
         match self.ask(&ask, at(id, group).get(&id.name, &GetParams::default())).await {
@@ -153,6 +141,9 @@ impl Objects for KubeObjects {
     }
 
     async fn list(&self, resource: Resource, namespace: Option<&str>) -> Access<Vec<Value>> {
+        if !group::is_stored(resource) {
+            return Ok(Vec::new());
+        }
         let group = self.group(resource).await?;
         let id = Id { resource, namespace: namespace.map(str::to_owned), name: String::new() };
         let ask = Ask { verb: "list", id: &id, group, part: "" };

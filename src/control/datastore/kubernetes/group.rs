@@ -77,7 +77,8 @@ impl fmt::Display for Group {
 /// The resource's name in paths and RBAC rules.
 pub fn plural(resource: Resource, group: Group) -> &'static str {
     match resource {
-        Resource::Node => "nodes",
+        Resource::Node | Resource::CalicoNode => "nodes",
+        Resource::WorkloadEndpoint => "workloadendpoints",
         Resource::Pod => "pods",
         Resource::Namespace => "namespaces",
         Resource::ServiceAccount => "serviceaccounts",
@@ -99,9 +100,12 @@ pub fn plural(resource: Resource, group: Group) -> &'static str {
         Resource::GlobalNetworkPolicy => "globalnetworkpolicies",
         Resource::NetworkSet => "networksets",
         Resource::GlobalNetworkSet => "globalnetworksets",
-        Resource::CalicoNode => "nodes",
-        Resource::WorkloadEndpoint => "workloadendpoints",
     }
+}
+
+/// Whether Kubernetes has such objects: Calico's Nodes and WorkloadEndpoints are annotations of its own there.
+pub fn is_stored(resource: Resource) -> bool {
+    !matches!(resource, Resource::CalicoNode | Resource::WorkloadEndpoint)
 }
 
 /// `kind` as the group stores it.

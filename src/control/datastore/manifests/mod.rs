@@ -29,6 +29,11 @@ const RETRY: Duration = Duration::from_millis(2);
 /// Longest file name, bytes.
 const NAME_MAX: usize = 255;
 
+/// Whether objects of a kind are read and written here.
+pub fn keeps(api_version: &str, kind: &str) -> bool {
+    stored::resource(&json!({"apiVersion": api_version, "kind": kind})).is_some()
+}
+
 /// A folder of manifests. What a daemon reads there is what this writes.
 pub struct FolderObjects {
     root: PathBuf,
