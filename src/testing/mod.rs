@@ -10,6 +10,7 @@ pub mod bed;
 pub mod build;
 pub mod check;
 pub mod cluster;
+pub mod gc;
 pub mod host;
 pub mod net;
 pub mod netns;

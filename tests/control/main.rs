@@ -4,7 +4,7 @@ mod calc;
 mod faults;
 mod golden;
 mod history;
-mod manifests;
+mod ipam;
 mod samples;
 mod store;
 mod support;
