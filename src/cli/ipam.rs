@@ -11,6 +11,7 @@ use crate::control::resources::{Client, Error, Kind};
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -103,7 +104,7 @@ fn show(args: &Show) -> Outcome {
     };
     print(&text)?;
     for fault in &listing.unreadable {
-        eprintln!("tortie: warning: not counted: {fault}");
+        let _ = writeln!(io::stderr(), "tortie: warning: not counted: {fault}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -121,6 +121,7 @@ fn names_and_forms() {
             r#"{"spec":{"ipipMode":"Sometimes"}}"#,
             "Hit error: IPPool(default-ipv4-ippool): error with field spec.ipipMode = 'Sometimes' (one of Never, Always, CrossSubnet is required",
         ),
+        (r#"{"metadata":{"name":"b"}}"#, "error with field metadata.name (cannot be changed: it says which object this is)"),
         (r#"{"spec":{"cidr":"10.9.0.0/16"}}"#, "spec.cidr = '10.9.0.0/16' (cannot be modified"),
         (r#"{"spec":{"nodeselector":"all()"}}"#, "spec.nodeselector = 'all()' (unknown field; did you mean nodeSelector?)"),
     ] {

@@ -5,9 +5,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+use tortie::testing::apiserver::ApiServer;
 
 pub struct Bench {
     folder: TempDir,
+    /// What the program finds in its environment.
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// What a run left.
@@ -23,11 +26,19 @@ impl Bench {
     pub fn new(manifests: &str) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("datastore")).unwrap();
-        let bench = Bench { folder };
+        let environment = vec![("DATASTORE_TYPE", PathBuf::from("file")), ("TORTIE_DATASTORE_PATH", folder.path().join("datastore"))];
+        let bench = Bench { folder, environment };
         if !manifests.is_empty() {
             fs::write(bench.path("datastore/cluster.yaml"), manifests).unwrap();
         }
         bench
+    }
+
+    /// With an API server as the datastore.
+    pub fn kubernetes(server: &ApiServer) -> Bench {
+        let bench = Bench::new("");
+        let kubeconfig = server.kubeconfig(bench.folder.path(), None);
+        Bench { environment: vec![("DATASTORE_TYPE", "kubernetes".into()), ("KUBECONFIG", kubeconfig)], ..bench }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -54,8 +65,7 @@ impl Bench {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tortie"))
             .args(words)
             .env_clear()
-            .env("DATASTORE_TYPE", "file")
-            .env("TORTIE_DATASTORE_PATH", self.path("datastore"))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

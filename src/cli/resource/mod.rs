@@ -192,7 +192,9 @@ pub fn get(args: &Get) -> Outcome {
                 Err(e) => errors.push(e.to_string()),
             }
         }
-        let defaults = output::Context { as_number: as_number(&client).await, show_namespace };
+        let nodes = wanted.iter().any(|w| w.kind == Kind::Node);
+        let as_number = if nodes { as_number(&client).await } else { String::new() };
+        let defaults = output::Context { as_number, show_namespace };
         Ok((output::render(&form, &found, &defaults)?, errors))
     })?;
     super::print(&text)?;

@@ -4,6 +4,7 @@ use super::schema::{self, Fault};
 use super::{Kind, pools};
 use crate::control::datastore::objects::{AccessError, Id, Objects, Preconditions, Resource, merge, revision};
 use crate::control::forms::{endpoint, node, profile};
+use crate::control::ipam::{Ipam, IpamError, LOCK_PATH};
 use crate::control::yaml;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub enum Keeps {
 }
 
 /// Why nothing was done. The texts begin as calicoctl's do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("resource does not exist: {object}")]
     NotFound { object: String },
@@ -34,6 +35,8 @@ pub enum Error {
     Unsupported { operation: &'static str, object: String, reason: &'static str },
     #[error("{object}: {}", schema::join(faults))]
     Invalid { object: String, faults: Vec<Fault> },
+    #[error("{object} is disabled, but its blocks cannot be released: {source}")]
+    Blocks { object: String, source: IpamError },
     #[error(transparent)]
     Datastore(AccessError),
 }
@@ -62,6 +65,7 @@ impl<'a, O: Objects> Client<'a, O> {
             Kind::Node => self.node(name).await?.map(|(_, node)| node),
             Kind::Profile => self.profiles().await?.into_iter().find(|p| p["metadata"]["name"] == name),
             Kind::WorkloadEndpoint => self.endpoint(&id).await?,
+            kind if is_policy(kind) => self.get_policy(&id).await?.map(|(_, policy)| policy),
             _ => self.objects.get(&id).await.map_err(|e| error(kind, &id, e))?,
         };
         found.map(|o| with_defaults(kind, o)).ok_or_else(|| Error::NotFound { object: kind.display(namespace, name) })
@@ -87,6 +91,7 @@ impl<'a, O: Objects> Client<'a, O> {
             Kind::ClusterInformation => return Err(unsupported("Create", what, BY_NODES)),
             Kind::Node | Kind::WorkloadEndpoint if self.keeps == Keeps::CoreOnly => return Err(unsupported("Create", what, BY_KUBERNETES)),
             Kind::Node if self.node(&id.name).await?.is_some() => return Err(Error::AlreadyExists { object: what }),
+            kind if is_policy(kind) && self.get_policy(&id).await?.is_some() => return Err(Error::AlreadyExists { object: what }),
             _ => {}
         }
         let object = self.prepared(kind, only_own_metadata(object), None).await?;
@@ -121,7 +126,12 @@ impl<'a, O: Objects> Client<'a, O> {
             let mut new = stored.clone();
             merge(&mut new, patch);
             let value = yaml::Value::of_json(&new);
-            let faults = schema::check(kind, &value);
+            let mut faults = schema::check(kind, &value);
+            for key in ["name", "namespace"] {
+                if new["metadata"][key] != stored["metadata"][key] {
+                    faults.push(Fault::of(&format!("metadata.{key}"), None, "cannot be changed: it says which object this is"));
+                }
+            }
             if !faults.is_empty() {
                 return Err(Error::Invalid { object: kind.display(namespace, name), faults });
             }
@@ -151,11 +161,34 @@ impl<'a, O: Objects> Client<'a, O> {
             Kind::Node => Id::cluster(Resource::Node, name),
             _ => id,
         };
+        let id = if is_policy(kind) { self.get_policy(&id).await?.map_or(id, |(id, _)| id) } else { id };
         if kind == Kind::IpPool {
-            let disabled = self.objects.patch(&id, json!({"spec": {"disabled": true}})).await;
-            disabled.map_err(|e| error(kind, &id, e))?;
+            self.empty_pool(&id).await?;
         }
         self.objects.delete(&id, &unconditional).await.map_err(|e| error(kind, &kind.id(namespace, name), e))
+    }
+
+    /// Disables a pool and ends the nodes' claims on its blocks, so that nothing is left of it but addresses in use.
+    async fn empty_pool(&self, id: &Id) -> Result<()> {
+        let object = Kind::IpPool.display(None, &id.name);
+        let disabled = self.objects.patch(id, json!({"spec": {"disabled": true}})).await;
+        let pool = disabled.map_err(|e| error(Kind::IpPool, id, e))?;
+        let Some(cidr) = pool["spec"]["cidr"].as_str().and_then(|c| c.parse().ok()) else { return Ok(()) };
+        // Assignments that have begun end before.
+        tokio::time::sleep(PAUSE).await;
+        let ipam = Ipam::new(self.objects, "").with_lock(LOCK_PATH);
+        ipam.release_pool_affinities(cidr).await.map_err(|source| Error::Blocks { object, source })
+    }
+
+    /// A policy under its name, or under the one that clusters with `crd.projectcalico.org/v1` store it by.
+    async fn get_policy(&self, id: &Id) -> Result<Option<(Id, Value)>> {
+        let stored = Id { name: format!("default.{}", id.name), ..id.clone() };
+        for id in [id, &stored] {
+            if let Some(found) = self.objects.get(id).await.map_err(Error::Datastore)? {
+                return Ok(Some((id.clone(), found)));
+            }
+        }
+        Ok(None)
     }
 
     fn may_change(&self, kind: Kind, what: &str) -> Result<()> {
@@ -305,6 +338,10 @@ fn error(kind: Kind, id: &Id, e: AccessError) -> Error {
         AccessError::Conflict { .. } => Error::Conflict { object, reason: "somebody else wrote it at the same time".into() },
         other => Error::Datastore(other),
     }
+}
+
+fn is_policy(kind: Kind) -> bool {
+    matches!(kind, Kind::NetworkPolicy | Kind::GlobalNetworkPolicy)
 }
 
 fn unsupported(operation: &'static str, object: String, reason: &'static str) -> Error {

@@ -114,6 +114,12 @@ pub fn check(kind: Kind, object: &Value) -> Vec<Fault> {
     let root = Field::root(object);
     let spec = kinds::spec(kind);
     walk(&root, &top(spec), &mut faults);
+    // Fields are required even where the whole spec is missing.
+    if let Ok(absent) = root.get("spec")
+        && !absent.is_present()
+    {
+        walk(&absent, spec, &mut faults);
+    }
     if faults.is_empty() {
         names(kind, &root, &mut faults);
         let result = match kind {
@@ -141,8 +147,13 @@ fn top(spec: &'static [Entry]) -> [Entry; 5] {
     ]
 }
 
-/// Kinds of which only objects of certain names mean anything.
+/// The kind's own name, and the names of objects where only certain ones mean anything.
 fn names(kind: Kind, root: &Field, faults: &mut Vec<Fault>) {
+    if let Ok(field) = root.get("kind")
+        && field.scalar().as_deref() != Some(kind.name())
+    {
+        faults.push(Fault::at(&field, format!("{kind} is required")));
+    }
     let Ok(name) = root.at(&["metadata", "name"]) else { return };
     let text = name.scalar().unwrap_or_default();
     let per_node = text.strip_prefix("node.").is_some_and(|n| !n.is_empty());

@@ -243,6 +243,12 @@ fn all_faults_are_listed_with_their_lines() {
         ),
         "{all}"
     );
+    let text = "apiVersion: projectcalico.org/v3\nkind: Pool\nmetadata: {name: p}\n";
+    let found: Vec<_> = check(Kind::IpPool, &documents(text).unwrap()[0]).iter().map(Fault::to_string).collect();
+    assert_eq!(found, ["error with field spec.cidr (missing; a CIDR is required)"]);
+    let text = text.to_owned() + "spec: {cidr: 10.0.0.0/8}\n";
+    let found: Vec<_> = check(Kind::IpPool, &documents(&text).unwrap()[0]).iter().map(Fault::to_string).collect();
+    assert_eq!(found, ["error with field kind = 'Pool' (IPPool is required)"]);
     let text = "apiVersion: crd.projectcalico.org/v1\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.0.0.0/8}\n";
     let found = check(Kind::IpPool, &documents(text).unwrap()[0]);
     assert!(found[0].to_string().contains("apiVersion = 'crd.projectcalico.org/v1' (projectcalico.org/v3 is required"), "{found:?}");
