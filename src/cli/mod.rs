@@ -1,20 +1,26 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod bird;
+mod boxed;
 mod capture;
 mod counters;
 mod drops;
 mod explain;
 mod fdb;
 mod fib;
+mod ipam;
 mod lab;
 mod neigh;
+mod node;
 mod ports;
 mod replay;
+mod resource;
 mod run;
 mod state;
 mod status;
 mod table;
 mod trace;
+mod version;
 mod view;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +63,24 @@ enum Verb {
     State(state::Args),
     /// A capture through a saved state: the same frames and verdicts on any machine
     Replay(replay::Args),
+    /// Show resources: pools, nodes, endpoints, configuration, policy
+    Get(resource::Get),
+    /// Create resources, or replace those that exist
+    Apply(resource::Write),
+    /// Create resources
+    Create(resource::Create),
+    /// Replace resources that exist
+    Replace(resource::Write),
+    /// Change fields of a resource
+    Patch(resource::Patch),
+    /// Delete resources
+    Delete(resource::Delete),
+    /// Addresses: how many are in use, by whom, what is lost
+    Ipam(ipam::Args),
+    /// The node that this runs on
+    Node(node::Args),
+    /// This program's version and the cluster's
+    Version(version::Args),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -82,6 +106,15 @@ pub fn main() -> ExitCode {
         Verb::Capture(a) => capture::run(&a),
         Verb::State(a) => state::run(&a),
         Verb::Replay(a) => replay::run(&a),
+        Verb::Get(a) => resource::get(&a),
+        Verb::Apply(a) => resource::apply(&a),
+        Verb::Create(a) => resource::create(&a),
+        Verb::Replace(a) => resource::replace(&a),
+        Verb::Patch(a) => resource::patch(&a),
+        Verb::Delete(a) => resource::delete(&a),
+        Verb::Ipam(a) => ipam::run(&a),
+        Verb::Node(a) => node::run(&a),
+        Verb::Version(a) => version::run(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

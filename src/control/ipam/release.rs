@@ -4,7 +4,7 @@ use super::attribute::clean_handle;
 use super::block::{Block, ReleaseRequest};
 use super::claim::{GiveUp, GivenUp};
 use super::error::{IpamError, Refusal};
-use super::{Attribute, Ipam, IpamConfig, RETRIES, pools};
+use super::{Attribute, Ipam, IpamConfig, Listing, RETRIES, pools};
 use crate::control::datastore::objects::Objects;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,6 +190,20 @@ impl<S: Objects> Ipam<S> {
             match self.give_up_patiently(node, affinity.cidr, when).await {
                 Ok(GivenUp::InUse | GivenUp::Done | GivenUp::Absent | GivenUp::NotOwned | GivenUp::Changed) => {}
                 Err(e) => first = first.or(Some(e)),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Ends all claims on blocks of a pool that is going away. Empty blocks go; addresses in use stay assigned. All blocks
+    /// are tried; the first error is returned.
+    pub async fn release_pool_affinities(&self, pool: IpNet) -> Result<(), IpamError> {
+        let mut first = None;
+        for affinity in Listing::read(self.objects()).await?.affinities {
+            if pool.contains(&affinity.cidr)
+                && let Err(e) = self.give_up_patiently(&affinity.node, affinity.cidr, GiveUp::Anyway).await
+            {
+                first = first.or(Some(e));
             }
         }
         first.map_or(Ok(()), Err)
