@@ -79,14 +79,14 @@ impl Cluster {
     }
 
     /// What is known of a node: the `projectcalico.org/v3` object, else the core one.
-    pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name).or_else(|| self.kube_nodes.get(name)).map(|n| &**n)
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name).or_else(|| self.kube_nodes.get(name))
     }
 
     /// All nodes in order of name.
-    pub fn all_nodes(&self) -> BTreeMap<&str, &Node> {
+    pub fn all_nodes(&self) -> BTreeMap<&str, &Arc<Node>> {
         let both = self.kube_nodes.iter().chain(&self.nodes);
-        both.map(|(name, node)| (name.as_str(), &**node)).collect()
+        both.map(|(name, node)| (name.as_str(), node)).collect()
     }
 
     /// FelixConfiguration as it applies to a node: the node's own over the cluster's.

@@ -40,7 +40,7 @@ impl Source for Shared {
     fn fdb(&self) -> Vec<FdbRow> {
         let facts = self.facts();
         let rows = facts.vteps.iter();
-        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.clone(), vni: facts.vni }).collect()
+        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.to_string(), vni: facts.vni }).collect()
     }
 
     fn neigh(&self) -> Vec<NeighRow> {

@@ -4,6 +4,7 @@ mod calc;
 mod faults;
 mod golden;
 mod history;
+mod incremental;
 mod samples;
 mod store;
 mod support;

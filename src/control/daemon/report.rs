@@ -71,7 +71,7 @@ impl Daemon {
                 dev: uplink.clone(),
                 mac: Some(v.mac),
                 state: NeighState::Permanent.name(),
-                node: Some(v.node.clone()),
+                node: Some(v.node.to_string()),
             });
         }
         let names: BTreeMap<Ipv4Addr, &str> = self.desired.routes.values().filter_map(|r| r.underlay().zip(r.node())).collect();
@@ -91,7 +91,7 @@ impl Daemon {
         let known = self.ports.ports();
         for (key, wish) in self.ports.wishes() {
             let Key::Workload(name) = key else { continue };
-            let Some(e) = self.desired.endpoints.get(name) else { continue };
+            let Some(e) = self.desired.endpoints.get(name.as_str()) else { continue };
             let open = known.workloads.get(name);
             let fixed = e.mac.filter(|_| open.is_none_or(|w| w.mac.is_none()));
             let mac = open.and_then(|w| w.mac).or(fixed);

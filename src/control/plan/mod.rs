@@ -228,7 +228,7 @@ fn roles(inputs: Inputs<'_>) -> Vec<PortRole> {
         set(h.id, PortRole::Host);
     }
     for (name, w) in &inputs.ports.workloads {
-        if let Some(e) = inputs.desired.endpoints.get(name) {
+        if let Some(e) = inputs.desired.endpoints.get(name.as_str()) {
             set(w.out.id, PortRole::Workload(Arc::new(endpoint(e, w))));
         }
     }
@@ -257,7 +257,7 @@ fn tunnel(desired: &Desired, node: &ThisNode) -> Tunnel {
 /// Other nodes that claim what is ours.
 fn clashes(desired: &Desired, node: &ThisNode) -> Vec<String> {
     let mut out = Vec::new();
-    for v in desired.vteps.values().filter(|v| v.node != node.name) {
+    for v in desired.vteps.values().filter(|v| *v.node != *node.name) {
         if v.address == node.address.addr() {
             out.push(format!("node {} has the same address {} as this node: one of the two must change", v.node, v.address));
         }
