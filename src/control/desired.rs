@@ -158,6 +158,23 @@ pub struct Parts {
     pub warnings: bool,
 }
 
+impl Delta {
+    /// No difference.
+    pub fn none() -> Delta {
+        Delta::Parts(Parts::default())
+    }
+
+    /// Whether endpoints may have come, changed or gone.
+    pub fn has_endpoints(&self) -> bool {
+        !matches!(self, Delta::Parts(p) if p.endpoints.is_empty())
+    }
+
+    /// Whether warnings may have come or gone.
+    pub fn has_warnings(&self) -> bool {
+        !matches!(self, Delta::Parts(p) if !p.warnings)
+    }
+}
+
 impl Parts {
     pub fn is_empty(&self) -> bool {
         *self == Parts::default()

@@ -1,5 +1,5 @@
-//! What is in force, for whoever looks at the daemon from outside: refreshed with each update, read under a
-//! lock that is held for a pointer's copy only. Counters are read live from the workers.
+//! What is in force, for whoever looks at the daemon from outside: written down when somebody asks, so that updates
+//! cost nothing for it. Counters are read live from the workers.
 
 use super::desired::{Route, Vtep};
 use super::plan;
@@ -10,7 +10,9 @@ use crate::wire::Mac;
 use crate::worker::Counters;
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,24 +56,68 @@ pub struct Facts {
     pub problems: Vec<String>,
 }
 
+/// How long somebody who asks waits for the control plane; then the last answer must do.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Facts and counters, shared with those who look.
 pub struct Shared {
-    facts: RwLock<Arc<Facts>>,
+    state: Mutex<State>,
+    /// Somebody asks.
+    asked: Notify,
+    /// There is an answer, or there will be none any more.
+    answered: Condvar,
     counters: Vec<Arc<Counters>>,
 }
 
+struct State {
+    facts: Arc<Facts>,
+    /// Questions so far, and how many of them `facts` is younger than.
+    questions: u64,
+    answers: u64,
+    /// Nobody answers.
+    closed: bool,
+}
+
 impl Shared {
+    /// With the facts that hold until the first answer.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>) -> Shared {
-        Shared { facts: RwLock::new(Arc::new(facts)), counters }
+        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, closed: false };
+        Shared { state: Mutex::new(state), asked: Notify::new(), answered: Condvar::new(), counters }
     }
 
-    /// The state at the last update.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state as it is. Waits for the control plane: not to be called from its own thread.
     pub fn facts(&self) -> Arc<Facts> {
-        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut state = self.lock();
+        state.questions += 1;
+        let question = state.questions;
+        self.asked.notify_one();
+        let open = |s: &mut State| s.answers < question && !s.closed;
+        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
+        state.facts.clone()
     }
 
-    pub fn set(&self, facts: Facts) {
-        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+    /// Until somebody asks. Cancel-safe.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Answers all who asked so far.
+    pub fn answer(&self, facts: impl FnOnce() -> Facts) {
+        let questions = self.lock().questions;
+        let facts = Arc::new(facts());
+        let mut state = self.lock();
+        (state.facts, state.answers) = (facts, questions);
+        self.answered.notify_all();
+    }
+
+    /// No answers any more: the last one stands.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.answered.notify_all();
     }
 
     /// One per worker.
@@ -118,5 +164,28 @@ impl PortTotals {
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
             tx_dropped: self.tx_dropped.saturating_sub(base.tx_dropped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn who_asks_gets_an_answer_younger_than_the_question() {
+        let shared = Arc::new(Shared::new(Facts::default(), Vec::new()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for generation in 1..50 {
+            let asker = shared.clone();
+            let asks = thread::spawn(move || asker.facts().generation);
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
+                shared.answer(|| Facts { generation, ..Facts::default() });
+            });
+            assert_eq!(asks.join().unwrap(), generation);
+        }
+        shared.close();
+        assert_eq!(shared.facts().generation, 49, "the last answer stands");
     }
 }

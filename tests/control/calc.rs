@@ -323,3 +323,25 @@ fn kubernetes_nodes_serve_too_and_calicos_count_first() {
     let d = desired(&(base.clone() + &kube("b", "10.0.0.2/24") + &kube("a", "10.0.0.77/24")), "a");
     assert_eq!((d.vteps["b"].address.to_string(), d.node.unwrap().address.to_string()), ("10.0.0.2".into(), "10.0.0.1/24".into()));
 }
+
+#[test]
+fn a_node_with_this_nodes_vtep_mac_is_reported() {
+    let text = three("vxlanMode: Always").replace(
+        "{name: b}, spec: {bgp: {ipv4Address: 10.0.0.2/24}",
+        "{name: b}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.2/24}",
+    );
+    let text = text.replace(
+        "{name: a}, spec: {bgp: {ipv4Address: 10.0.0.1/24}",
+        "{name: a}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.1/24}",
+    );
+    let line = |me: &str, other: &str| {
+        let d = desired(&text, me);
+        assert_eq!(
+            warnings(&d),
+            [format!("node {other} has the same VTEP MAC 66:00:00:00:00:09 as this node: one of the two must change")]
+        );
+    };
+    line("a", "b");
+    line("b", "a");
+    assert!(desired(&text, "c").warnings.is_empty());
+}

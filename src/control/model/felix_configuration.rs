@@ -174,7 +174,7 @@ mod tests {
             ("externalNodesList: [10.0.0.0/8, x]", "spec.externalNodesList[1]: \"x\" is not a CIDR"),
             ("externalNodesList: [10.0.0.1/8]", "spec.externalNodesList[0]: 10.0.0.1/8 has bits beyond"),
             ("workloadSourceSpoofing: any", "spec.workloadSourceSpoofing: \"any\" is not one of Disabled, Any"),
-            ("floatingIPs: true", "spec.floatingIPs: text is required, not true"),
+            ("floatingIPs: true", "spec.floatingIPs: text is required, not the boolean true"),
             ("vxlanEnabled: 'true'", "spec.vxlanEnabled: true or false is required"),
         ] {
             let got = felix(spec).unwrap_err();
