@@ -12,7 +12,7 @@ use tortie::control::desired::{Delta, Desired};
 use tortie::control::model::*;
 
 /// One object appears or changes, or goes.
-type Op = (Key, Option<Object>);
+pub type Op = (Key, Option<Object>);
 
 const NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const CIDRS: [&str; 8] =
@@ -160,13 +160,13 @@ fn pod() -> impl Strategy<Value = Op> {
         .prop_map(|(i, o)| (key(Kind::Pod, format!("ns/pod{i}")), o.map(|o| Object::Pod(o.into()))))
 }
 
-fn history() -> impl Strategy<Value = Vec<Vec<Op>>> {
+pub fn history() -> impl Strategy<Value = Vec<Vec<Op>>> {
     let op = prop_oneof![20 => node(), 4 => pool(), 3 => felix(), 30 => block(), 10 => claim(), 20 => workload(), 15 => pod()];
     proptest::collection::vec(proptest::collection::vec(op, 1..5), 1..40)
 }
 
 /// What the history starts from: most steps should meet a working cluster.
-fn beginning() -> Cluster {
+pub fn beginning() -> Cluster {
     let mut c = Cluster::default();
     let address = |i| ipnet::Ipv4Net::new(Ipv4Addr::new(10, 0, 0, i), 24).ok();
     for (i, n) in (1..).zip(["a", "b", "c"]) {
@@ -177,6 +177,19 @@ fn beginning() -> Cluster {
     let pool = IpPool { cidr, encap: Encap::Vxlan(Mode::CrossSubnet), disabled: false, block_size: 28, carries_workloads: true };
     c.insert(key(Kind::IpPool, "p0"), Object::IpPool(pool.into()));
     c
+}
+
+/// Carries the operations out; the keys that they touched.
+pub fn apply(cluster: &mut Cluster, step: Vec<Op>) -> BTreeSet<Key> {
+    let keys = step.iter().map(|(k, _)| k.clone()).collect();
+    for (key, object) in step {
+        if let Some(object) = object {
+            cluster.insert(key, object);
+        } else {
+            cluster.remove(&key);
+        }
+    }
+    keys
 }
 
 /// Keys whose values differ.
@@ -208,13 +221,7 @@ proptest! {
         let mut calculator = Calculator::new("a");
         prop_assert_eq!(calculator.update(&cluster, &Changed::All), Delta::All);
         for (i, step) in history.into_iter().enumerate() {
-            let keys: BTreeSet<Key> = step.iter().map(|(k, _)| k.clone()).collect();
-            for (key, object) in step {
-                match object {
-                    Some(object) => cluster.insert(key, object),
-                    None => cluster.remove(&key),
-                }
-            }
+            let keys = apply(&mut cluster, step);
             let old = calculator.desired().clone();
             let delta = calculator.update(&cluster, &Changed::Keys(keys));
             let full = calc::desired(&cluster, "a");

@@ -5,6 +5,7 @@ mod faults;
 mod golden;
 mod history;
 mod incremental;
+mod planning;
 mod samples;
 mod store;
 mod support;
