@@ -14,6 +14,41 @@ pub enum Changed {
     Keys(BTreeSet<Key>),
 }
 
+impl Changed {
+    /// Nothing.
+    pub fn none() -> Changed {
+        Changed::Keys(BTreeSet::new())
+    }
+
+    /// Adds what another update touched.
+    pub fn merge(&mut self, other: Changed) {
+        match (&mut *self, other) {
+            (Changed::Keys(keys), Changed::Keys(mut more)) => keys.append(&mut more),
+            _ => *self = Changed::All,
+        }
+    }
+
+    /// What two states differ in.
+    pub fn between(old: &Cluster, new: &Cluster) -> Changed {
+        let mut keys = BTreeSet::new();
+        differing(&mut keys, Kind::Node, &old.nodes, &new.nodes);
+        differing(&mut keys, Kind::KubeNode, &old.kube_nodes, &new.kube_nodes);
+        differing(&mut keys, Kind::IpPool, &old.pools, &new.pools);
+        differing(&mut keys, Kind::FelixConfiguration, &old.felix, &new.felix);
+        differing(&mut keys, Kind::WorkloadEndpoint, &old.endpoints, &new.endpoints);
+        differing(&mut keys, Kind::Pod, &old.pods, &new.pods);
+        differing(&mut keys, Kind::IpamBlock, &old.blocks, &new.blocks);
+        differing(&mut keys, Kind::BlockAffinity, &old.affinities, &new.affinities);
+        Changed::Keys(keys)
+    }
+}
+
+fn differing<T: PartialEq>(keys: &mut BTreeSet<Key>, kind: Kind, old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<String, Arc<T>>) {
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    let put = new.iter().filter(|(name, object)| old.get(*name) != Some(*object)).map(|(name, _)| name);
+    keys.extend(gone.chain(put).map(|name| Key { kind, name: name.clone() }));
+}
+
 /// A consistent state. Clones share the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
@@ -80,14 +115,14 @@ impl Cluster {
     }
 
     /// What is known of a node: the `projectcalico.org/v3` object, else the core one.
-    pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name).or_else(|| self.kube_nodes.get(name)).map(|n| &**n)
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name).or_else(|| self.kube_nodes.get(name))
     }
 
     /// All nodes in order of name.
-    pub fn all_nodes(&self) -> BTreeMap<&str, &Node> {
+    pub fn all_nodes(&self) -> BTreeMap<&str, &Arc<Node>> {
         let both = self.kube_nodes.iter().chain(&self.nodes);
-        both.map(|(name, node)| (name.as_str(), &**node)).collect()
+        both.map(|(name, node)| (name.as_str(), node)).collect()
     }
 
     /// FelixConfiguration as it applies to a node: the node's own over the cluster's.
@@ -132,6 +167,23 @@ mod tests {
         assert_eq!(addresses, [("a", "10.0.0.9".to_owned()), ("b", "10.0.0.2".to_owned())]);
         assert_eq!(c.node("a"), c.all_nodes().get("a").copied());
         assert_eq!((c.len(), c.node("c")), (3, None));
+    }
+
+    #[test]
+    fn what_two_states_differ_in() {
+        let pool = |name: &str, cidr: &str| {
+            format!("---\n{{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {{name: {name}}}, spec: {{cidr: {cidr}}}}}\n")
+        };
+        let old = cluster(&(pool("gone", "10.1.0.0/16") + &pool("same", "10.2.0.0/16") + &pool("other", "10.3.0.0/16")));
+        let new = cluster(&(pool("new", "10.1.0.0/16") + &pool("same", "10.2.0.0/16") + &pool("other", "10.4.0.0/16")));
+        let mut changed = Changed::between(&old, &new);
+        let key = |name: &str| Key { kind: Kind::IpPool, name: name.into() };
+        assert_eq!(changed, Changed::Keys([key("gone"), key("new"), key("other")].into()));
+        assert_eq!(Changed::between(&new, &new.clone()), Changed::none());
+        changed.merge(Changed::Keys([key("x")].into()));
+        assert!(matches!(&changed, Changed::Keys(k) if k.len() == 4));
+        changed.merge(Changed::All);
+        assert_eq!(changed, Changed::All);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What is in force, for whoever looks at the daemon from outside: refreshed with each update, read under a
-//! lock that is held for a pointer's copy only. Counters are read live from the workers.
+//! What is in force, for whoever looks at the daemon from outside: written down when somebody asks, so that updates
+//! cost nothing for it. Counters are read live from the workers.
 
 use super::cluster::Cluster;
 use super::desired::{Route, Vtep};
@@ -14,8 +14,9 @@ use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A control plane that takes longer does not answer.
@@ -113,17 +114,34 @@ pub enum TapError {
     Silent,
 }
 
+/// How long somebody who asks waits for the control plane; then the last answer must do.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Facts and counters, shared with those who look.
 pub struct Shared {
-    facts: RwLock<Arc<Facts>>,
+    state: Mutex<State>,
+    /// Somebody asks.
+    asked: Notify,
+    /// There is an answer, or there will be none any more.
+    answered: Condvar,
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
 }
 
+struct State {
+    facts: Arc<Facts>,
+    /// Questions so far, and how many of them `facts` is younger than.
+    questions: u64,
+    answers: u64,
+    /// Nobody answers.
+    closed: bool,
+}
+
 impl Shared {
-    /// Requests come out of the other end of `requests`.
+    /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
-        Shared { facts: RwLock::new(Arc::new(facts)), counters, requests }
+        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, closed: false };
+        Shared { state: Mutex::new(state), asked: Notify::new(), answered: Condvar::new(), counters, requests }
     }
 
     /// Asks the control plane for everything that is in force; blocks until it answers, ten seconds at most. Not to be
@@ -141,13 +159,39 @@ impl Shared {
         receiver.recv_timeout(ANSWER_WAIT).unwrap_or(Err(TapError::Silent))
     }
 
-    /// The state at the last update.
-    pub fn facts(&self) -> Arc<Facts> {
-        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn set(&self, facts: Facts) {
-        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+    /// The state as it is. Waits for the control plane: not to be called from its own thread.
+    pub fn facts(&self) -> Arc<Facts> {
+        let mut state = self.lock();
+        state.questions += 1;
+        let question = state.questions;
+        self.asked.notify_one();
+        let open = |s: &mut State| s.answers < question && !s.closed;
+        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
+        state.facts.clone()
+    }
+
+    /// Until somebody asks. Cancel-safe.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Answers all who asked so far.
+    pub fn answer(&self, facts: impl FnOnce() -> Facts) {
+        let questions = self.lock().questions;
+        let facts = Arc::new(facts());
+        let mut state = self.lock();
+        (state.facts, state.answers) = (facts, questions);
+        self.answered.notify_all();
+    }
+
+    /// No answers any more: the last one stands.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.answered.notify_all();
     }
 
     /// One per worker.
@@ -194,5 +238,28 @@ impl PortTotals {
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
             tx_dropped: self.tx_dropped.saturating_sub(base.tx_dropped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn who_asks_gets_an_answer_younger_than_the_question() {
+        let shared = Arc::new(Shared::new(Facts::default(), Vec::new(), tokio::sync::mpsc::unbounded_channel().0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for generation in 1..50 {
+            let asker = shared.clone();
+            let asks = thread::spawn(move || asker.facts().generation);
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
+                shared.answer(|| Facts { generation, ..Facts::default() });
+            });
+            assert_eq!(asks.join().unwrap(), generation);
+        }
+        shared.close();
+        assert_eq!(shared.facts().generation, 49, "the last answer stands");
     }
 }

@@ -422,8 +422,8 @@ mod tests {
             let tap = Tap::new(filter, 4789, 0);
             Ok(Arc::new(tap))
         }
-        fn interface(&self, _: PortId) -> Option<String> {
-            None
+        fn interfaces(&self) -> std::collections::BTreeMap<PortId, String> {
+            Default::default()
         }
     }
 

@@ -10,6 +10,7 @@ use crate::frame::PortId;
 use crate::port::losses;
 use crate::worker::Counters;
 use crate::worker::tap::Tap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,8 +27,8 @@ pub trait Source: Send + Sync + 'static {
     fn state(&self) -> Option<State>;
     /// Starts to write down packets; blocks until the workers are told.
     fn trace(&self, filter: &str, count: u64) -> Result<Arc<Tap>, TapError>;
-    /// The interface that a port is on.
-    fn interface(&self, port: PortId) -> Option<String>;
+    /// The interfaces that ports are on. Blocks as the others do.
+    fn interfaces(&self) -> BTreeMap<PortId, String>;
 }
 
 /// Runs the node daemon with the API on its socket, until SIGTERM or SIGINT.
@@ -60,7 +61,7 @@ impl Source for Shared {
     fn fdb(&self) -> Vec<FdbRow> {
         let facts = self.facts();
         let rows = facts.vteps.iter();
-        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.clone(), vni: facts.vni }).collect()
+        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.to_string(), vni: facts.vni }).collect()
     }
 
     fn neigh(&self) -> Vec<NeighRow> {
@@ -155,8 +156,8 @@ impl Source for Shared {
         self.tap(filter.to_owned(), count)
     }
 
-    fn interface(&self, port: PortId) -> Option<String> {
-        self.facts().ports.iter().find(|p| p.id == port).map(|p| p.name.clone())
+    fn interfaces(&self) -> BTreeMap<PortId, String> {
+        self.facts().ports.iter().map(|p| (p.id, p.name.clone())).collect()
     }
 }
 

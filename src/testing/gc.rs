@@ -60,7 +60,7 @@ fn nodes_with_valid_pods(listing: &Listing, held: &[Allocated]) -> BTreeSet<Stri
 fn is_valid_pod(listing: &Listing, a: &Allocated) -> bool {
     let get = |key: &str| a.attribute.active.get(key).map(String::as_str).filter(|v| !v.is_empty());
     let (Some(namespace), Some(name)) = (get("namespace"), get("pod")) else { return true };
-    let is_it = |p: &&ListedPod| p.pod.namespace == namespace && p.pod.name == name;
+    let is_it = |p: &&ListedPod| p.namespace == namespace && p.name == name;
     let Some(found) = listing.pods.iter().find(is_it) else { return false };
     let moved = a.attribute.node().zip(found.pod.node.as_deref()).is_some_and(|(was, is)| was != is);
     !moved && !found.finished && (found.pod.addresses.is_empty() || found.pod.addresses.contains(&a.address))

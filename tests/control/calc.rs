@@ -88,7 +88,7 @@ fn virtual_and_absent_affinity_route_addresses_only() {
         let a = desired(&text, "a");
         assert_eq!(line(&a, "10.244.7.3/32"), "10.244.7.3/32 ipip via 10.0.0.2");
         assert!(!table(&a).iter().any(|l| l.starts_with("10.244.7.0/26") || l.starts_with("10.244.7.4/32")));
-        assert_eq!(a.warnings, ["IPAMBlock 10-244-7-0-26: 1 allocations do not name their node; they have no route of their own"]);
+        assert_eq!(warnings(&a), ["IPAMBlock 10-244-7-0-26: 1 allocations do not name their node; they have no route of their own"]);
     }
 }
 
@@ -113,7 +113,7 @@ fn deleted_blocks_and_orphan_affinities_are_no_routes() {
     }
     assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
     assert_eq!(
-        a.warnings,
+        warnings(&a),
         [
             "BlockAffinity disputed: node c claims 10.244.1.0/26, but the block is not its own; the block counts",
             "BlockAffinity orphan: node b claims 10.244.12.0/26, but there is no such block; it is not routed",
@@ -127,7 +127,7 @@ fn a_duplicate_address_belongs_to_the_first_by_name_but_always_to_this_node() {
     let a = desired(&text, "a");
     assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
     assert_eq!(line(&a, "10.244.2.0/26"), "10.244.2.0/26 drop node c");
-    assert_eq!(a.warnings, ["node c: its address 10.0.0.2 is node b's too; nothing is routed to c"]);
+    assert_eq!(warnings(&a), ["node c: its address 10.0.0.2 is node b's too; nothing is routed to c"]);
     let c = desired(&text, "c");
     assert_eq!(line(&c, "10.244.1.0/26"), "10.244.1.0/26 drop node b");
     assert_eq!(c.node.unwrap().address.to_string(), "10.0.0.2/24");
@@ -209,7 +209,7 @@ fn pods_stand_in_for_missing_endpoints() {
         + &pod("both", "a", "", "phase: Running, podIP: 10.244.0.7")
         + "---\n{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: w, namespace: ns}, spec: {node: a, pod: both, interfaceName: veth7, mac: '02:00:00:00:00:07', ipNetworks: [10.244.0.7/32]}}\n";
     let a = desired(&text, "a");
-    assert_eq!(a.endpoints.keys().collect::<Vec<_>>(), ["ns/a-k8s-here-eth0", "ns/w"]);
+    assert_eq!(a.endpoints.keys().map(|n| &**n).collect::<Vec<_>>(), ["ns/a-k8s-here-eth0", "ns/w"]);
     let here = &a.endpoints["ns/a-k8s-here-eth0"];
     assert_eq!((here.workload.as_str(), here.sources.len(), here.interface.len()), ("ns/here", 1, 15));
     assert_eq!(a.endpoints["ns/w"].mac.unwrap().to_string(), "02:00:00:00:00:07");
@@ -234,7 +234,7 @@ fn an_interface_and_an_address_have_one_owner() {
         + &wep("three", "v1", "10.244.0.7")
         + &wep("two", "v2", "10.244.0.5, 10.244.0.6, 10.244.0.0");
     let a = desired(&text, "a");
-    assert_eq!(a.endpoints.keys().collect::<Vec<_>>(), ["default/one", "default/two"]);
+    assert_eq!(a.endpoints.keys().map(|n| &**n).collect::<Vec<_>>(), ["default/one", "default/two"]);
     assert_eq!(line(&a, "10.244.0.5/32"), "10.244.0.5/32 local dev v1");
     assert_eq!(a.endpoints["default/two"].sources.iter().map(|s| s.to_string()).collect::<Vec<_>>(), ["10.244.0.6/32", "10.244.0.0/32"]);
     assert_eq!(line(&a, "10.244.0.0/32"), "10.244.0.0/32 host", "the node's tunnel address stays the node's");
@@ -307,9 +307,9 @@ fn without_an_own_address_nothing_is_in_force() {
     let text = three("vxlanMode: Always");
     let d = desired(&text, "nobody");
     assert!(d.node.is_none() && d.routes.is_empty() && d.endpoints.is_empty() && d.senders.is_empty());
-    assert_eq!(d.warnings, ["node nobody: the datastore has no Node object of this name; known nodes: a, b, c"]);
+    assert_eq!(warnings(&d), ["node nobody: the datastore has no Node object of this name; known nodes: a, b, c"]);
     let d = desired(&text.replace("bgp: {ipv4Address: 10.0.0.1/24}", "bgp: {}"), "a");
-    assert!(d.node.is_none() && d.warnings[0].contains("set spec.bgp.ipv4Address"), "{:?}", d.warnings);
+    assert!(d.node.is_none() && warnings(&d)[0].contains("set spec.bgp.ipv4Address"), "{:?}", d.warnings);
 }
 
 #[test]
@@ -322,4 +322,26 @@ fn kubernetes_nodes_serve_too_and_calicos_count_first() {
     let base = pool("p", "10.244.0.0/16", "vxlanMode: Always") + &node("a", "10.0.0.1/24", None) + &block("10.244.1.0/26", "host:b", &[]);
     let d = desired(&(base.clone() + &kube("b", "10.0.0.2/24") + &kube("a", "10.0.0.77/24")), "a");
     assert_eq!((d.vteps["b"].address.to_string(), d.node.unwrap().address.to_string()), ("10.0.0.2".into(), "10.0.0.1/24".into()));
+}
+
+#[test]
+fn a_node_with_this_nodes_vtep_mac_is_reported() {
+    let text = three("vxlanMode: Always").replace(
+        "{name: b}, spec: {bgp: {ipv4Address: 10.0.0.2/24}",
+        "{name: b}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.2/24}",
+    );
+    let text = text.replace(
+        "{name: a}, spec: {bgp: {ipv4Address: 10.0.0.1/24}",
+        "{name: a}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.1/24}",
+    );
+    let line = |me: &str, other: &str| {
+        let d = desired(&text, me);
+        assert_eq!(
+            warnings(&d),
+            [format!("node {other} has the same VTEP MAC 66:00:00:00:00:09 as this node: one of the two must change")]
+        );
+    };
+    line("a", "b");
+    line("b", "a");
+    assert!(desired(&text, "c").warnings.is_empty());
 }

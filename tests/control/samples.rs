@@ -49,7 +49,7 @@ fn the_sample_cluster_is_whole() {
         let d = calc::desired(&cluster, me);
         assert!(d.warnings.is_empty(), "{:?}", d.warnings);
         assert_eq!(d.endpoints.len(), 2);
-        assert_eq!(d.vteps.keys().collect::<Vec<_>>(), [other]);
+        assert_eq!(d.vteps.keys().map(|n| &**n).collect::<Vec<_>>(), [other]);
         let route = &d.routes[&remote.parse().unwrap()];
         assert_eq!((route.kind(), route.node()), ("vxlan", Some(other)));
     }

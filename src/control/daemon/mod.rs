@@ -11,15 +11,15 @@ mod start;
 mod watch;
 mod workers;
 
-use super::calc;
+use super::calc::Calculator;
 use super::cluster::{Changed, Cluster};
 use super::config::{self, Config, WorkloadDriver};
 use super::datastore::{self, Store};
-use super::desired::Desired;
+use super::desired::Delta;
 use super::facts::{Facts, Request, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
-use super::plan::{Inputs, Planner};
+use super::plan::{self, Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
 use crate::snapshot;
 use crate::worker::Event;
@@ -95,11 +95,21 @@ pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
 }
 
 /// What has to be done at the next flush.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 struct Dirty {
-    /// The cluster's state changed: calculate anew.
-    cluster: bool,
+    /// What changed in the cluster's state.
+    cluster: Changed,
+    /// What changed on this host.
+    host: Changes,
+    /// What ports there should be has to be looked at in any case.
+    wishes: bool,
     since: Option<Instant>,
+}
+
+impl Default for Dirty {
+    fn default() -> Dirty {
+        Dirty { cluster: Changed::none(), host: Changes::default(), wishes: false, since: None }
+    }
 }
 
 impl Dirty {
@@ -107,8 +117,13 @@ impl Dirty {
         self.since.get_or_insert_with(Instant::now);
     }
 
-    fn cluster(&mut self) {
-        self.cluster = true;
+    fn cluster(&mut self, changed: Changed) {
+        self.cluster.merge(changed);
+        self.plan();
+    }
+
+    fn wishes(&mut self) {
+        self.wishes = true;
         self.plan();
     }
 }
@@ -120,7 +135,7 @@ struct Daemon {
     api: Option<Service>,
     store: Store,
     cluster: Cluster,
-    desired: Desired,
+    calculator: Calculator,
     netlink: Netlink,
     resolver: Resolver,
     ports: PortManager<KernelOpener>,
@@ -136,8 +151,9 @@ struct Daemon {
     next_housekeeping: Instant,
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
-    host_problems: Vec<String>,
-    told: BTreeSet<String>,
+    host: host::Host,
+    /// Of the calculation, and all others.
+    told: [BTreeSet<String>; 2],
 }
 
 fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
@@ -156,13 +172,13 @@ impl Daemon {
         let shared = Arc::new(Shared::new(facts, workers.counters(), sender));
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
-        dirty.cluster();
+        dirty.cluster(Changed::All);
         Ok(Daemon {
             config_path: config_path.into(),
             api: Some(api),
             store,
             cluster,
-            desired: Desired::default(),
+            calculator: Calculator::new(&config.node),
             netlink,
             resolver: Resolver::default(),
             ports: PortManager::new(opener, workers.mailboxes(), workers.counters()),
@@ -175,8 +191,8 @@ impl Daemon {
             in_sync: false,
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
-            host_problems: Vec::new(),
-            told: BTreeSet::new(),
+            host: host::Host::default(),
+            told: Default::default(),
             config,
         })
     }
@@ -202,7 +218,8 @@ impl Daemon {
                     self.worker_events()?;
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
-                changed = self.store.next(&mut self.cluster) => self.cluster_changed(&changed),
+                changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
+                () = self.shared.asked() => self.shared.answer(|| self.facts()),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());
@@ -240,58 +257,59 @@ impl Daemon {
         Ok(())
     }
 
-    /// What comes before everything is known changes nothing yet.
-    fn cluster_changed(&mut self, changed: &Changed) {
-        match changed {
-            Changed::Keys(keys) if keys.is_empty() => self.dirty.plan(),
-            _ => self.dirty.cluster(),
-        }
-    }
-
     /// Puts the present state of cluster, host and ports in force.
     fn flush(&mut self, now: Instant) {
         let known = self.store.in_sync();
         if !known && !self.in_sync {
             self.dirty.since = None;
-            return self.report();
+            return self.report(&Delta::none());
         }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
         let dirty = std::mem::take(&mut self.dirty);
-        if dirty.cluster && known {
-            self.desired = calc::desired(&self.cluster, &self.config.node);
-        } else {
+        let mut changed = dirty.cluster;
+        if !known {
             // Another datastore that has not been read yet: what is in force stays.
-            self.dirty.cluster |= dirty.cluster;
+            self.dirty.cluster = std::mem::replace(&mut changed, Changed::none());
         }
-        if let Some(node) = &self.desired.node {
-            let wishes = ports::wishes(&self.desired, node, self.netlink.view(), &self.fixed());
+        let delta = self.calculator.update(&self.cluster, &changed);
+        let desired = self.calculator.desired();
+        if let Some(node) = &desired.node
+            && (dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
+        {
+            let wishes = ports::wishes(desired, node, self.netlink.view(), &self.fixed());
             self.ports.sync(wishes, now);
         }
         let known = self.ports.ports();
-        let outcome = self.planner.update(Inputs { desired: &self.desired, ports: &known, view: self.netlink.view() });
+        let outcome = self.planner.update(Inputs { desired, ports: &known, view: self.netlink.view() }, &delta, &dirty.host);
         self.ports.published(self.planner.generation());
         if outcome.published.is_some() {
             self.workers.wake();
         }
-        self.plan_problems = outcome.warnings;
-        self.resolver.set(outcome.hops);
-        if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
-            tracing::warn!("neighbours: {e}");
+        if outcome.ways_changed {
+            self.plan_problems = self.planner.warnings();
+            self.resolver.set(self.planner.hops());
+            if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
+                tracing::warn!("neighbours: {e}");
+            }
         }
-        if self.desired.node.is_some() {
-            let device = self.config.host.interface.clone();
-            self.host_problems = host::reconcile_addresses(&mut self.netlink, &self.desired, &known, &device);
+        self.reconcile_host(&delta, &dirty.host, &known);
+        self.report(&delta);
+    }
+
+    fn reconcile_host(&mut self, delta: &Delta, changes: &Changes, ports: &plan::Ports) {
+        let device = self.config.host.interface.clone();
+        if self.calculator.desired().node.is_some() {
+            self.host.addresses(&mut self.netlink, self.calculator.desired(), ports, &device);
             // Whatever comes in here (the device itself, just made) leads to another flush.
             self.host_changed();
-            self.host_problems.extend(host::reconcile_routes(&mut self.netlink, &self.desired, &known, &device));
+            self.host.routes(&mut self.netlink, self.calculator.desired(), delta, changes, ports, &device);
             if !self.in_sync {
                 self.in_sync = true;
-                let d = &self.desired;
+                let d = self.calculator.desired();
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());
             }
         }
-        self.report();
     }
 
     fn fixed(&self) -> Fixed {
@@ -309,7 +327,7 @@ impl Daemon {
             Err(e) => {
                 tracing::warn!("netlink: {e}; reading everything again");
                 match self.netlink.resync() {
-                    Ok(()) => Changes::ALL,
+                    Ok(()) => Changes::everything(),
                     Err(e) => return tracing::error!("netlink: {e}; changes on this host are not seen until it recovers"),
                 }
             }
@@ -318,6 +336,7 @@ impl Daemon {
             self.ports.hurry(Instant::now());
         }
         if changes.any() {
+            self.dirty.host.merge(changes);
             self.dirty.plan();
         }
     }
@@ -385,7 +404,7 @@ impl Daemon {
                 Ok((store, cluster)) => {
                     (self.store, self.cluster) = (store, cluster);
                     self.config.datastore = new.datastore.clone();
-                    self.dirty.cluster();
+                    self.dirty.cluster(Changed::All);
                 }
                 Err(e) => tracing::error!("reload: {e}; the datastore in force stays"),
             }
@@ -395,7 +414,7 @@ impl Daemon {
             (self.config.uplink.driver, self.config.workloads, self.config.xdp) = (new.uplink.driver, new.workloads, new.xdp);
             *self.ports.opener() = KernelOpener::new(&self.config, self.workers.umems());
             self.ports.reopen(Instant::now());
-            self.dirty.plan();
+            self.dirty.wishes();
         }
         tracing::info!("configuration reloaded");
     }
@@ -403,6 +422,7 @@ impl Daemon {
     /// Leaves the host as it was found.
     fn shut_down(&mut self) {
         tracing::info!("stopping");
+        self.shared.close();
         self.workers.stop();
         host::clear(&mut self.netlink);
         self.ports.shut_down();

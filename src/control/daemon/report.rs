@@ -1,6 +1,7 @@
 //! Tells people: the facts for the API, and each problem once in the log.
 
 use super::Daemon;
+use crate::control::desired::Delta;
 use crate::control::facts::{Facts, NeighFact, RouteFact};
 use crate::control::netlink::NeighState;
 use crate::control::plan;
@@ -10,25 +11,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 impl Daemon {
-    /// Refreshes the facts; logs problems that are new and those that are over.
-    pub(super) fn report(&mut self) {
-        let problems = self.problems();
-        let now: BTreeSet<String> = problems.iter().cloned().collect();
-        now.difference(&self.told).for_each(|p| tracing::warn!("{p}"));
-        self.told.difference(&now).for_each(|p| tracing::info!("no longer: {p}"));
-        self.told = now;
-        let facts = self.facts(problems);
-        self.shared.set(facts);
+    /// Logs problems that are new and those that are over.
+    pub(super) fn report(&mut self, delta: &Delta) {
+        if delta.has_warnings() {
+            tell(&mut self.told[0], self.calculator.desired().warnings.clone());
+        }
+        let others = self.other_problems().collect();
+        tell(&mut self.told[1], others);
     }
 
-    fn problems(&self) -> Vec<String> {
+    /// Problems that are not the calculation's.
+    fn other_problems(&self) -> impl Iterator<Item = String> {
         let store = self.store.problems().iter().map(ToString::to_string);
-        let all = store.chain(self.desired.warnings.iter().cloned()).chain(self.ports.problems());
-        all.chain(self.plan_problems.iter().cloned()).chain(self.host_problems.iter().cloned()).collect()
+        store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned())
     }
 
-    fn facts(&self, problems: Vec<String>) -> Facts {
-        let node = self.desired.node.as_ref();
+    /// What is in force now.
+    pub(super) fn facts(&self) -> Facts {
+        let desired = self.calculator.desired();
+        let node = desired.node.as_ref();
         let ports = self.ports.facts();
         let uplink_mtu = self.netlink.view().link_by_name(&self.config.uplink.interface).map(|l| plan::mtu16(l.mtu));
         Facts {
@@ -41,10 +42,10 @@ impl Daemon {
             pod_mtu: node.zip(uplink_mtu).map(|(n, mtu)| plan::pod_mtu(n, mtu)),
             vni: node.map_or(0, |n| n.vni.get()),
             routes: self.routes(&ports),
-            vteps: self.desired.vteps.values().cloned().collect(),
+            vteps: desired.vteps.values().cloned().collect(),
             neighbours: self.neighbours(),
             ports,
-            problems,
+            problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
         }
     }
 
@@ -53,8 +54,8 @@ impl Daemon {
         let row = |(prefix, i): (&ipnet::Ipv4Net, &plan::Installed)| RouteFact {
             prefix: *prefix,
             route: i.route.clone(),
-            port: names.get(&i.adjacency.port).map(|n| (*n).to_owned()),
-            mtu: plan::sends(&i.adjacency).then_some(i.adjacency.mtu).filter(|m| *m != u16::MAX),
+            port: names.get(&self.planner.adjacency(i).port).map(|n| (*n).to_owned()),
+            mtu: plan::sends(self.planner.adjacency(i)).then_some(self.planner.adjacency(i).mtu).filter(|m| *m != u16::MAX),
             id: i.id,
             base: i.base,
         };
@@ -64,20 +65,21 @@ impl Daemon {
     /// VTEPs, then what the kernel knows of other nodes on the uplink, then pods.
     fn neighbours(&self) -> Vec<NeighFact> {
         let uplink = &self.config.uplink.interface;
+        let desired = self.calculator.desired();
         let mut out = Vec::new();
-        for v in self.desired.vteps.values() {
+        for v in desired.vteps.values() {
             out.push(NeighFact {
                 address: v.tunnel_address,
                 dev: uplink.clone(),
                 mac: Some(v.mac),
                 state: NeighState::Permanent.name(),
-                node: Some(v.node.clone()),
+                node: Some(v.node.to_string()),
             });
         }
-        let names: BTreeMap<Ipv4Addr, &str> = self.desired.routes.values().filter_map(|r| r.underlay().zip(r.node())).collect();
+        let names: BTreeMap<Ipv4Addr, &str> = desired.routes.values().filter_map(|r| r.underlay().zip(r.node())).collect();
         let view = self.netlink.view();
         if let Some(dev) = view.link_by_name(uplink).map(|l| l.index) {
-            let used = |a: &Ipv4Addr| self.desired.nodes.contains(a) || self.resolver.uses(dev, *a);
+            let used = |a: &Ipv4Addr| desired.nodes.contains(a) || self.resolver.uses(dev, *a);
             for ((_, address), n) in view.neighbours.iter().filter(|((d, a), _)| *d == dev && used(a)) {
                 out.push(NeighFact {
                     address: *address,
@@ -91,7 +93,7 @@ impl Daemon {
         let known = self.ports.ports();
         for (key, wish) in self.ports.wishes() {
             let Key::Workload(name) = key else { continue };
-            let Some(e) = self.desired.endpoints.get(name) else { continue };
+            let Some(e) = desired.endpoints.get(name.as_str()) else { continue };
             let open = known.workloads.get(name);
             let fixed = e.mac.filter(|_| open.is_none_or(|w| w.mac.is_none()));
             let mac = open.and_then(|w| w.mac).or(fixed);
@@ -107,4 +109,11 @@ impl Daemon {
         }
         out
     }
+}
+
+/// Replaces what was told, saying what is new and what is over.
+fn tell(told: &mut BTreeSet<String>, now: BTreeSet<String>) {
+    now.difference(told).for_each(|p| tracing::warn!("{p}"));
+    told.difference(&now).for_each(|p| tracing::info!("no longer: {p}"));
+    *told = now;
 }

@@ -29,7 +29,7 @@ impl Daemon {
             return Err(TapError::Busy);
         }
         let filter = Filter::parse(filter, &|name| self.pod(name))?;
-        let port = self.desired.node.as_ref().map_or(crate::wire::vxlan::PORT, |n| n.vxlan_port);
+        let port = self.calculator.desired().node.as_ref().map_or(crate::wire::vxlan::PORT, |n| n.vxlan_port);
         let tap = Arc::new(Tap::new(filter, port, count));
         for mailbox in self.workers.mailboxes() {
             if mailbox.command(Command::Tap(tap.clone())).is_err() {
@@ -44,7 +44,7 @@ impl Daemon {
 
     /// The addresses of a pod on this node, by `namespace/name` or the name of its interface.
     fn pod(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
-        let found = self.desired.endpoints.values().find(|e| e.workload == name || e.interface == name);
+        let found = self.calculator.desired().endpoints.values().find(|e| e.workload == name || e.interface == name);
         found.map(|e| e.addresses.clone())
     }
 
@@ -63,7 +63,7 @@ impl Daemon {
         }
         add(ports.host, &self.config.host.interface);
         for (name, w) in &ports.workloads {
-            add(Some(w.out), self.desired.endpoints.get(name).map_or(name, |e| &e.interface));
+            add(Some(w.out), self.calculator.desired().endpoints.get(&**name).map_or(name, |e| &e.interface));
         }
         let route =
             |(prefix, i): (&ipnet::Ipv4Net, &plan::Installed)| DumpRoute { prefix: *prefix, route: i.route.clone(), adjacency: i.id };

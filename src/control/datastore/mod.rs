@@ -42,8 +42,10 @@ impl Store {
     pub async fn next(&mut self, cluster: &mut Cluster) -> Changed {
         match self {
             Store::File(store) => {
-                *cluster = store.next().await;
-                Changed::All
+                let now = store.next().await;
+                let changed = Changed::between(cluster, &now);
+                *cluster = now;
+                changed
             }
             Store::Kubernetes(store) => store.next(cluster).await,
         }

@@ -1,14 +1,14 @@
 //! WorkloadEndpoint: of a Pod that has a network of its own, a node and addresses.
 
 use super::{V3, metadata, text, texts};
-use crate::control::model::{interface_name, pod_of_json};
+use crate::control::model::{endpoint_name, interface_name, pod_of_json};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 /// The endpoint of a Pod's `eth0`; `None` if it has none (now). `prefix` names interfaces (FelixConfiguration
 /// interfacePrefix).
 pub fn of_pod(pod: &Value, prefix: &str) -> Option<Value> {
-    let read = pod_of_json(pod).ok()?;
+    let (namespace, name, read) = pod_of_json(pod).ok()?;
     let node = read.node.as_deref()?;
     if read.host_network || read.addresses.is_empty() {
         return None;
@@ -16,22 +16,22 @@ pub fn of_pod(pod: &Value, prefix: &str) -> Option<Value> {
     let mut endpoint = json!({
         "apiVersion": V3,
         "kind": "WorkloadEndpoint",
-        "metadata": metadata(&read.endpoint_name(node), pod),
+        "metadata": metadata(&endpoint_name(node, &name), pod),
         "spec": {
             "orchestrator": "k8s",
             "node": node,
-            "pod": read.name,
+            "pod": name,
             "endpoint": "eth0",
-            "interfaceName": interface_name(prefix, &read.namespace, &read.name),
+            "interfaceName": interface_name(prefix, &namespace, &name),
             "ipNetworks": read.addresses.iter().map(network).collect::<Vec<_>>(),
-            "profiles": profiles(pod, &read.namespace),
+            "profiles": profiles(pod, &namespace),
         },
     });
-    endpoint["metadata"]["namespace"] = json!(read.namespace);
+    endpoint["metadata"]["namespace"] = json!(namespace);
     if let Some(generated) = pod["metadata"].get("generateName") {
         endpoint["metadata"]["generateName"] = generated.clone();
     }
-    endpoint["metadata"]["labels"] = labels(pod, &read.namespace);
+    endpoint["metadata"]["labels"] = labels(pod, &namespace);
     let spec = &mut endpoint["spec"];
     if let Some(account) = text(pod, &["spec", "serviceAccountName"]) {
         spec["serviceAccountName"] = json!(account);

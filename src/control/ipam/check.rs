@@ -214,8 +214,7 @@ fn in_use(block: &Block) -> impl Iterator<Item = Allocated<'_>> {
 }
 
 fn allocations(listing: &Listing, out: &mut Vec<Finding>) {
-    let pods: HashMap<(&str, &str), &ListedPod> =
-        listing.pods.iter().map(|p| ((p.pod.namespace.as_str(), p.pod.name.as_str()), p)).collect();
+    let pods: HashMap<(&str, &str), &ListedPod> = listing.pods.iter().map(|p| ((p.namespace.as_str(), p.name.as_str()), p)).collect();
     let mut unattributed = 0;
     for held in listing.blocks.iter().flat_map(in_use).filter(|a| !a.attribute.is_windows_reserved()) {
         let (address, attribute) = (held.address, held.attribute);
@@ -262,9 +261,9 @@ fn holder(held: &Allocated) -> String {
 /// Addresses by who uses them, against the blocks.
 fn users(listing: &Listing, out: &mut Vec<Finding>) {
     let mut users: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-    for ListedPod { pod, .. } in listing.pods.iter().filter(|p| !p.pod.host_network) {
+    for ListedPod { namespace, name, pod, .. } in listing.pods.iter().filter(|p| !p.pod.host_network) {
         for address in &pod.addresses {
-            users.entry(*address).or_default().push(format!("pod {}/{}", pod.namespace, pod.name));
+            users.entry(*address).or_default().push(format!("pod {namespace}/{name}"));
         }
     }
     for (node, tunnels) in &listing.nodes {

@@ -18,6 +18,8 @@ use std::net::IpAddr;
 /// A pod, and whether it has no addresses because it has given them back.
 #[derive(Clone, Debug)]
 pub struct ListedPod {
+    pub namespace: String,
+    pub name: String,
     pub pod: Pod,
     pub finished: bool,
 }
@@ -79,10 +81,10 @@ async fn parse<T>(
 }
 
 fn listed_pod(document: &Value) -> Result<ListedPod, FieldError> {
-    let pod = model::pod_of_json(document)?;
+    let (namespace, name, pod) = model::pod_of_json(document)?;
     let over = matches!(document["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     let finished = pod.addresses.is_empty() && (over || !document["metadata"]["deletionTimestamp"].is_null());
-    Ok(ListedPod { pod, finished })
+    Ok(ListedPod { namespace, name, pod, finished })
 }
 
 fn node(document: &Value) -> Option<(String, BTreeMap<Tunnel, IpAddr>)> {

@@ -25,6 +25,8 @@ pub struct FelixConfiguration {
     pub external_nodes: Option<Vec<IpNet>>,
     pub source_spoofing: Option<SourceSpoofing>,
     pub route_source: Option<RouteSource>,
+    /// Whether floating IPs of workloads count.
+    pub floating_ips: Option<bool>,
 }
 
 /// What the routes to other nodes' pods follow from.
@@ -62,6 +64,7 @@ impl FelixConfiguration {
             external_nodes: self.external_nodes.clone().or_else(|| general.external_nodes.clone()),
             source_spoofing: self.source_spoofing.or(general.source_spoofing),
             route_source: self.route_source.or(general.route_source),
+            floating_ips: self.floating_ips.or(general.floating_ips),
         }
     }
 
@@ -90,6 +93,7 @@ pub(super) fn read(root: &Field) -> Result<FelixConfiguration, FieldError> {
         route_source: spec
             .get("routeSource")?
             .one_of(&[("CalicoIPAM", RouteSource::CalicoIpam), ("WorkloadIPs", RouteSource::WorkloadIps)])?,
+        floating_ips: spec.get("floatingIPs")?.one_of(&[("Enabled", true), ("Disabled", false)])?,
     })
 }
 
@@ -170,6 +174,7 @@ mod tests {
             ("externalNodesList: [10.0.0.0/8, x]", "spec.externalNodesList[1]: \"x\" is not a CIDR"),
             ("externalNodesList: [10.0.0.1/8]", "spec.externalNodesList[0]: 10.0.0.1/8 has bits beyond"),
             ("workloadSourceSpoofing: any", "spec.workloadSourceSpoofing: \"any\" is not one of Disabled, Any"),
+            ("floatingIPs: true", "spec.floatingIPs: text is required, not the boolean true"),
             ("vxlanEnabled: 'true'", "spec.vxlanEnabled: true or false is required"),
         ] {
             let got = felix(spec).unwrap_err();

@@ -13,7 +13,7 @@ pub use felix_configuration::{FelixConfiguration, RouteSource, SourceSpoofing};
 pub use ip_pool::{Encap, IpPool, Mode};
 pub use ipam::{Affinity, AffinityState, Allocation, BlockAffinity, IpamBlock};
 pub use node::{Node, default_vtep_mac};
-pub use pod::Pod;
+pub use pod::{Pod, endpoint_name};
 pub use workload_endpoint::{WorkloadEndpoint, interface_name};
 
 use super::yaml::{self, Field, FieldError, SyntaxError, Value, quoted};
@@ -173,12 +173,12 @@ pub fn object(root: &Field, kind: Kind) -> Result<Entry, FieldError> {
     Ok(Entry { line: root.line(), key: Key { kind, name }, object })
 }
 
-/// A core `v1` Pod from JSON.
-pub fn pod_of_json(document: &serde_json::Value) -> Result<Pod, FieldError> {
+/// A core `v1` Pod from JSON: its namespace, its name, and itself.
+pub fn pod_of_json(document: &serde_json::Value) -> Result<(String, String, Pod), FieldError> {
     let tree = Value::of_json(document);
     let root = Field::root(&tree);
     let (namespace, name) = names(&root, Kind::Pod)?;
-    pod::read(&root, namespace, name)
+    Ok((namespace.to_owned(), name.to_owned(), pod::read(&root)?))
 }
 
 /// Namespace (`default` if none is given) and name.
@@ -209,7 +209,7 @@ fn read(root: &Field, kind: Kind, namespace: &str, name: &str) -> Result<Object,
             Object::FelixConfiguration(felix_configuration::read(root)?.into())
         }
         Kind::WorkloadEndpoint => Object::WorkloadEndpoint(workload_endpoint::read(root, namespace)?.into()),
-        Kind::Pod => Object::Pod(pod::read(root, namespace, name)?.into()),
+        Kind::Pod => Object::Pod(pod::read(root)?.into()),
         Kind::IpamBlock => Object::IpamBlock(ipam::block(root)?.into()),
         Kind::BlockAffinity => Object::BlockAffinity(ipam::block_affinity(root)?.into()),
     })

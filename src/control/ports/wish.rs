@@ -123,7 +123,7 @@ pub(super) fn collect(desired: &Desired, node: &ThisNode, view: &View, fixed: &F
             }
             owners.insert(&e.interface, name);
         }
-        out.by_key.insert(Key::Workload(name.clone()), wish);
+        out.by_key.insert(Key::Workload(name.to_string()), wish);
     }
     out
 }

@@ -65,7 +65,7 @@ fn block(b: &IpamBlock) -> Option<BlockState> {
     };
     let loans = b.allocations.iter().filter_map(|a| {
         let holder = a.node.as_ref().filter(|n| Some(*n) != owner)?;
-        Some((Ipv4Addr::from(u32::from(cidr.network()) | a.ordinal), holder.clone()))
+        Some((Ipv4Addr::from(u32::from(cidr.network()) | a.ordinal), holder.to_string()))
     });
     let borrowed: BTreeMap<Ipv4Addr, String> = loans.collect();
     Some(BlockState { cidr, affinity, borrowed })

@@ -4,15 +4,15 @@ mod client;
 pub mod stream;
 
 use super::replay::Verdict;
-use super::source::Source;
 use super::view::{DropRow, TraceFrame, TraceRow};
 use crate::frame::{Gso, GsoKind, PortId};
 use crate::port::mem::Wired;
 use crate::worker::tap::Record;
+use std::collections::BTreeMap;
 
 /// A record as a row.
-pub fn row(r: &Record, source: &dyn Source) -> TraceRow {
-    let name = |port: PortId| source.interface(port).unwrap_or_else(|| format!("port {}", port.0));
+pub fn row(r: &Record, interfaces: &BTreeMap<PortId, String>) -> TraceRow {
+    let name = |port: PortId| interfaces.get(&port).cloned().unwrap_or_else(|| format!("port {}", port.0));
     let verdict = Verdict {
         sent: r.sent.iter().map(|(port, f)| super::replay::Sent { port: *port, frame: f.clone(), reconstructed: false }).collect(),
         punted: r.punted.clone(),

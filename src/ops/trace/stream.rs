@@ -4,7 +4,7 @@ use crate::control::facts::TapError;
 use crate::ops::api::error_body;
 use crate::ops::source::Source;
 use crate::ops::view::TraceLine;
-use crate::worker::tap::Tap;
+use crate::worker::tap::{Record, Tap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,19 +74,25 @@ pub async fn serve(mut stream: UnixStream, source: Arc<dyn Source>, filter: Stri
         Ok(Err(e)) => return refuse(stream, &e.to_string()).await,
         Err(e) => return refuse(stream, &e.to_string()).await,
     };
-    let result = send_trace(&mut stream, &*source, &tap).await;
+    let result = send_trace(&mut stream, &source, &tap).await;
     tap.stop();
     result
 }
 
-async fn send_trace(stream: &mut UnixStream, source: &dyn Source, tap: &Tap) -> io::Result<()> {
+async fn send_trace(stream: &mut UnixStream, source: &Arc<dyn Source>, tap: &Tap) -> io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n").await?;
     let mut quiet = 0;
     loop {
         let over = tap.is_over();
         let mut lines = Vec::new();
-        while let Some(record) = tap.next() {
-            line(&mut lines, &TraceLine::Packet(super::row(&record, source).into()))?;
+        let records: Vec<Record> = std::iter::from_fn(|| tap.next()).collect();
+        if !records.is_empty() {
+            // The control plane is asked, on whose thread this runs.
+            let asked = source.clone();
+            let names = tokio::task::spawn_blocking(move || asked.interfaces()).await.map_err(io::Error::other)?;
+            for r in &records {
+                line(&mut lines, &TraceLine::Packet(super::row(r, &names).into()))?;
+            }
         }
         quiet = if lines.is_empty() { quiet + 1 } else { 0 };
         // A line now and then shows whether the reader is there.
