@@ -6,7 +6,7 @@ use super::{Outcome, print};
 use crate::control::datastore::AnyObjects;
 use crate::control::ipam::check::{Finding, Severity, check};
 use crate::control::ipam::report::{self, AddressState, PoolUtilization, Utilization};
-use crate::control::ipam::{Attribute, Ipam, LOCK_PATH, Listing, ReleaseRequest};
+use crate::control::ipam::{Attribute, Ipam, Listing, ReleaseRequest};
 use crate::control::resources::{Client, Error, Kind};
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value, json};
@@ -190,7 +190,7 @@ fn release(args: &Release) -> Outcome {
                 return Err(format!("IP address {ip} is in use by {user}; --force releases it nevertheless").into());
             }
         }
-        let ipam = Ipam::new(objects, "").with_lock(LOCK_PATH);
+        let ipam = Ipam::new(objects, "");
         Ok(ipam.release(&[ReleaseRequest::any(ip)]).await?.is_empty())
     })?;
     if !released {

@@ -18,7 +18,10 @@ fn ippools() {
         "NAME                  CIDR            NAT    IPIPMODE   VXLANMODE   DISABLED   DISABLEBGPEXPORT   SELECTOR\n\
          default-ipv4-ippool   10.244.0.0/16   true   Never      Always      false      false              all()\n\n"
     );
-    assert_eq!(b.out("get pools"), "NAME                  CIDR            SELECTOR\ndefault-ipv4-ippool   10.244.0.0/16   all()\n\n");
+    assert_eq!(
+        b.out("get pools --allow-version-mismatch"),
+        "NAME                  CIDR            SELECTOR\ndefault-ipv4-ippool   10.244.0.0/16   all()\n\n"
+    );
     assert_eq!(
         b.out("get ippool -o custom-columns=NAME,ASSIGNMENTMODE"),
         "NAME                  ASSIGNMENTMODE\ndefault-ipv4-ippool   Automatic\n\n"

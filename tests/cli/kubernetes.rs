@@ -54,7 +54,8 @@ fn pools_are_written_as_the_cluster_stores_them() {
     assert!(ran.err.contains("update conflict: IPPool(default-ipv4-ippool)"), "{ran:?}");
     assert_eq!(server.get(V1, "ippools", "", "default-ipv4-ippool").unwrap()["spec"]["ipipMode"], "Never");
     let block = json!({"apiVersion": V1, "kind": "IPAMBlock", "metadata": {"name": "10-244-0-0-30"}, "spec": {"cidr": "10.244.0.0/30", "affinity": "host:n1",
-        "allocations": [null, null, null, null], "attributes": [], "unallocated": [0, 1, 2, 3], "deleted": false, "strictAffinity": false}});
+        "allocations": [null, null, null, null], "attributes": [], "unallocated": [0, 1, 2, 3], "deleted": false, "strictAffinity": false,
+        "sequenceNumber": 1, "sequenceNumberForAllocation": {}}});
     let affinity = json!({"apiVersion": V1, "kind": "BlockAffinity", "metadata": {"name": "n1-10-244-0-0-30"},
         "spec": {"cidr": "10.244.0.0/30", "node": "n1", "state": "confirmed", "deleted": "false"}});
     server.put_all([block, affinity]);

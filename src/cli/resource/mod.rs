@@ -21,6 +21,10 @@ pub struct Store {
     /// TORTIE_DATASTORE_PATH, /etc/tortie/node.yaml
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// For scripts written for calicoctl; versions are never compared
+    #[arg(long, hide = true)]
+    #[allow(dead_code, reason = "taken and not needed")]
+    allow_version_mismatch: bool,
 }
 
 impl Store {

@@ -4,7 +4,7 @@ use super::schema::{self, Fault};
 use super::{Kind, pools};
 use crate::control::datastore::objects::{AccessError, Id, Objects, Preconditions, Resource, merge, revision};
 use crate::control::forms::{endpoint, node, profile};
-use crate::control::ipam::{Ipam, IpamError, LOCK_PATH};
+use crate::control::ipam::{Ipam, IpamError};
 use crate::control::yaml;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -176,7 +176,7 @@ impl<'a, O: Objects> Client<'a, O> {
         let Some(cidr) = pool["spec"]["cidr"].as_str().and_then(|c| c.parse().ok()) else { return Ok(()) };
         // Assignments that have begun end before.
         tokio::time::sleep(PAUSE).await;
-        let ipam = Ipam::new(self.objects, "").with_lock(LOCK_PATH);
+        let ipam = Ipam::new(self.objects, "");
         ipam.release_pool_affinities(cidr).await.map_err(|source| Error::Blocks { object, source })
     }
 
