@@ -73,13 +73,13 @@ fn a_list_that_breaks_off_takes_nothing_away() {
     b.until("all watches", Bed::watches_all);
     b.server.remove(V1, "ipamblocks", "", "10-100-0-0-26");
     b.until("the block is gone", |b| b.cluster.blocks.len() == 701);
-    // The next lists stop in the first page, in the second, and in the middle of a byte sequence of the first.
-    for after in [1000, 200_000, 3] {
-        b.server.fault(Verb::List, "ipamblocks", 1, Fault::CutAfter(after));
+    // The next list stops in its first page, the one after it in its second.
+    for fault in [Fault::CutAfter(1000), Fault::Delay(Duration::ZERO), Fault::CutAfter(1000)] {
+        b.server.fault(Verb::List, "ipamblocks", 1, fault);
     }
     b.server.put(block("10.100.0.0/26", "n2"));
     b.store.rescan();
-    // Two pages at first; two and a half and two again; then both.
+    // Two pages at first; half a page; a page and a half; two pages.
     b.until_nothing_lost("the whole list", |b| b.cluster.blocks.len() == 702 && b.server.count(Verb::List, "ipamblocks") == 2 + 3 + 2);
     b.until_nothing_lost("all watches", Bed::watches_all);
 }

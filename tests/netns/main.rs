@@ -6,6 +6,7 @@ mod explain;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;
+mod kubernetes;
 mod netlink;
 mod ports_raw;
 mod ports_sockets;
