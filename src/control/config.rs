@@ -141,7 +141,7 @@ impl Config {
 }
 
 /// The hostname as Calico names nodes: lower case.
-fn hostname() -> io::Result<String> {
+pub fn hostname() -> io::Result<String> {
     let name = fs::read_to_string(HOSTNAME)?.trim().to_lowercase();
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")) } else { Ok(name) }
 }

@@ -1,7 +1,7 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
 use super::api;
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use super::view::{CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared};
 use crate::drop::DropReason;
@@ -80,6 +80,19 @@ impl Source for Shared {
             }
         };
         facts.ports.iter().map(row).collect()
+    }
+
+    fn endpoints(&self) -> Vec<EndpointRow> {
+        let row = |e: &crate::control::facts::EndpointFact| EndpointRow {
+            name: e.name.clone(),
+            workload: e.workload.clone(),
+            interface: e.interface.clone(),
+            ifindex: e.ifindex,
+            netns: e.netns.as_ref().map(|n| n.display().to_string()),
+            addresses: e.addresses.clone(),
+            ready: e.ready,
+        };
+        self.facts().endpoints.iter().map(row).collect()
     }
 
     fn drops(&self) -> Vec<DropRow> {

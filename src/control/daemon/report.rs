@@ -1,11 +1,13 @@
 //! Tells people: the facts for the API, and each problem once in the log.
 
 use super::Daemon;
-use crate::control::facts::{Facts, NeighFact, RouteFact};
+use crate::control::desired::{LocalEndpoint, Route};
+use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
 use crate::control::netlink::NeighState;
 use crate::control::plan;
-use crate::control::ports::{Key, PortFact};
+use crate::control::ports::{Key, PortFact, Wish};
 use crate::frame::PortId;
+use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -44,6 +46,7 @@ impl Daemon {
             vteps: self.desired.vteps.values().cloned().collect(),
             neighbours: self.neighbours(),
             ports,
+            endpoints: self.endpoints(),
             problems,
         }
     }
@@ -59,6 +62,28 @@ impl Daemon {
             base: i.base,
         };
         self.planner.installed().iter().map(row).collect()
+    }
+
+    fn endpoints(&self) -> Vec<EndpointFact> {
+        let wishes: BTreeMap<&Key, &Wish> = self.ports.wishes().collect();
+        let row = |(name, e): (&String, &LocalEndpoint)| {
+            let key = Key::Workload(name.clone());
+            let wish = wishes.get(&key);
+            let routed = |a: &Ipv4Addr| {
+                let installed = self.planner.installed().get(&Ipv4Net::from(*a));
+                installed.is_some_and(|i| matches!(&i.route, Route::Local { endpoint } if endpoint == name))
+            };
+            EndpointFact {
+                name: name.clone(),
+                workload: e.workload.clone(),
+                interface: e.interface.clone(),
+                ifindex: wish.map_or(0, |w| w.ifindex),
+                netns: wish.and_then(|w| w.netns.clone()),
+                addresses: e.addresses.clone(),
+                ready: self.ports.is_up(&key) && e.addresses.iter().all(routed),
+            }
+        };
+        self.desired.endpoints.iter().map(row).collect()
     }
 
     /// VTEPs, then what the kernel knows of other nodes on the uplink, then pods.
