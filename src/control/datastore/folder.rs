@@ -41,17 +41,14 @@ impl Folder {
             Ok(walk) => walk,
             Err(e) => {
                 let message = format!("{}: {e}; the last state stays in force", self.root.display());
-                self.faults = vec![Problem { file: ".".into(), line: 0, message }];
+                self.faults = vec![Problem::of(".", message)];
                 return;
             }
         };
         let kept = |path: &Path| walk.unreadable.iter().any(|(folder, _)| path.starts_with(folder));
         self.files.retain(|path, _| walk.files.contains_key(path) || kept(path));
-        self.faults = walk
-            .unreadable
-            .iter()
-            .map(|(folder, e)| Problem { file: name(folder), line: 0, message: format!("{e}; what it held stays in force") })
-            .collect();
+        self.faults =
+            walk.unreadable.iter().map(|(folder, e)| Problem::of(&name(folder), format!("{e}; what it held stays in force"))).collect();
         for (path, metadata) in walk.files {
             let full = self.root.join(&path);
             if busy(&full) {
@@ -73,7 +70,7 @@ impl Folder {
             for (key, (line, object)) in &file.good {
                 if let Some(other) = holders.get(key) {
                     let message = format!("{key}: {} holds it too and comes first; this one is ignored", other.display());
-                    problems.push(Problem { file: name(path), line: *line, message });
+                    problems.push(Problem { place: name(path), line: *line, message });
                     continue;
                 }
                 holders.insert(key, path);
@@ -99,7 +96,7 @@ impl File {
             Err(e) => {
                 self.stamp = None;
                 self.digest = [0; 20];
-                self.problems = vec![Problem { file: name(path), line: 0, message: format!("{e}{}", self.held()) }];
+                self.problems = vec![Problem::of(&name(path), format!("{e}{}", self.held()))];
                 return true;
             }
         };
@@ -120,7 +117,7 @@ impl File {
             Ok(manifest) => self.apply(path, manifest),
             Err(e) => {
                 let message = format!("not YAML: {}{}", e.message, self.held());
-                self.problems = vec![Problem { file: name(path), line: e.line, message }];
+                self.problems = vec![Problem { place: name(path), line: e.line, message }];
             }
         }
     }
@@ -135,7 +132,7 @@ impl File {
         let mut old = std::mem::take(&mut self.good);
         let mut seen: BTreeMap<Key, u32> = BTreeMap::new();
         self.problems.clear();
-        let mut report = |line, message| self.problems.push(Problem { file: name(path), line, message });
+        let mut report = |line, message| self.problems.push(Problem { place: name(path), line, message });
         for entry in manifest.entries {
             if let Some(first) = seen.get(&entry.key) {
                 report(entry.line, format!("{}: already at line {first}; this one is ignored", entry.key));

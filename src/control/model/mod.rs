@@ -168,12 +168,17 @@ impl Manifest {
             self.ignored.entry(format!("{api_version} {kind}")).or_insert((root.line(), 0)).1 += 1;
             return Ok(());
         };
-        let (namespace, name) = names(root, kind)?;
-        let object = read(root, kind, namespace, name);
-        let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
-        self.entries.push(Entry { line: root.line(), key: Key { kind, name }, object });
+        self.entries.push(object(root, kind)?);
         Ok(())
     }
+}
+
+/// An object whose kind is known from where it was read: an API server's lists do not repeat it.
+pub fn object(root: &Field, kind: Kind) -> Result<Entry, FieldError> {
+    let (namespace, name) = names(root, kind)?;
+    let object = read(root, kind, namespace, name);
+    let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
+    Ok(Entry { line: root.line(), key: Key { kind, name }, object })
 }
 
 /// Namespace (`default` if none is given) and name.
