@@ -5,6 +5,7 @@ mod faults;
 mod golden;
 mod history;
 mod manifests;
+mod ipam;
 mod samples;
 mod store;
 mod support;

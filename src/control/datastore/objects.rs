@@ -240,6 +240,7 @@ pub trait Objects {
     fn delete(&self, id: &Id, preconditions: &Preconditions) -> impl Future<Output = Access<()>>;
 }
 
+/// A borrowed store is a store.
 impl<O: Objects> Objects for &O {
     fn get(&self, id: &Id) -> impl Future<Output = Access<Option<Value>>> {
         (**self).get(id)
