@@ -62,8 +62,9 @@ impl<O: Objects> Plugin<O> {
         let request = Request::new(&self.conf, container, &pod, &namespace)?;
         let mtu = self.mtu(&status)?;
         let host = workload.host_interface(&self.interface_prefix().await?);
-        let given = self.addresses(container, &workload, &request.wanted).await?;
         let mark = Mark::new(&self.conf, container);
+        interface::preflight((self.conf.device == Device::Veth).then_some(&host), &mark, netns)?;
+        let given = self.addresses(container, &workload, &request.wanted).await?;
         let plan = Plan { container, workload, mark, netns, host, mtu, mac: request.mac, pod, given };
         match self.attach(&plan, &daemon).await {
             Ok(attachment) => Ok(attachment),
@@ -133,7 +134,7 @@ impl<O: Objects> Plugin<O> {
     }
 
     fn inside<'a>(&self, plan: &'a Plan, addresses: &'a [Ipv4Addr], routes: &'a [Ipv4Net]) -> Inside<'a> {
-        Inside { netns: plan.netns, interface: &plan.container.interface, addresses, routes, forwarding: self.conf.forwarding }
+        Inside { netns: plan.netns, interface: &plan.container.interface, addresses, routes, forwarding: self.conf.forwarding, egress: self.conf.egress }
     }
 
     /// The default route, unless the address plugin names others.

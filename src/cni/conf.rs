@@ -5,6 +5,7 @@ use super::error::CniError;
 use super::result::{Attachment, Version};
 use crate::control::config::{self, Config};
 use crate::control::yaml::{self, Field, FieldError};
+use crate::port::shape::Limit;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,8 @@ pub struct Conf {
     pub addresses_without_ipam: bool,
     /// Whether the default route is made also where the address plugin names routes.
     pub default_route: bool,
+    /// On what the pod sends: `runtimeConfig.bandwidth`.
+    pub egress: Option<Limit>,
     pub patience: Duration,
     pub lock: PathBuf,
     pub log_level: Option<String>,
@@ -123,6 +126,7 @@ impl Conf {
             forwarding: root.at(&["container_settings", "allow_ip_forwarding"])?.boolean()?.unwrap_or(false),
             addresses_without_ipam: root.at(&["feature_control", "ip_addrs_no_ipam"])?.boolean()?.unwrap_or(false),
             default_route: root.get("include_default_routes")?.boolean()?.unwrap_or(false),
+            egress: egress(&root.at(&["runtimeConfig", "bandwidth"])?)?,
             patience: number("policy_setup_timeout_seconds", PATIENCE_MAX)?.map_or(PATIENCE, |s| Duration::from_secs(s.into())),
             lock: path("ipam_lock_file", IPAM_LOCK)?,
             log_level: said(&root.get("log_level")?)?.map(str::to_lowercase),
@@ -222,6 +226,24 @@ fn flag(f: &Field) -> Result<Option<bool>, FieldError> {
     }
 }
 
+/// Smallest burst, bits: the longest packet on an Ethernet of 1500 bytes.
+const BURST_MIN: u64 = 1514 * 8;
+
+/// What the capability `bandwidth` says of packets that the pod sends; what it receives is the plugin bandwidth's part.
+fn egress(f: &Field) -> Result<Option<Limit>, FieldError> {
+    let (rate, burst) = (f.get("egressRate")?, f.get("egressBurst")?);
+    let number = |f: &Field| match f.integer() {
+        None if f.is_present() => Err(f.error("a whole number of bits is required")),
+        n => u64::try_from(n.unwrap_or(0)).map_err(|_| f.error("must not be negative")),
+    };
+    match (number(&rate)?, number(&burst)?) {
+        (0, _) => Ok(None),
+        (bits, _) if bits < 1000 => Err(rate.error(format!("{bits} bits per second is less than 1000, the least that is supported"))),
+        (_, bits) if bits < BURST_MIN => Err(burst.error(format!("{bits} bits is less than one packet ({BURST_MIN} bits): nothing could be sent"))),
+        (rate, burst) => Ok(Some(Limit { rate, burst })),
+    }
+}
+
 fn valid(root: &Field) -> Result<Option<Vec<(String, String)>>, FieldError> {
     let all = root.get("cni.dev/valid-attachments")?;
     if !all.is_present() {
@@ -308,6 +330,22 @@ mod tests {
             let e = Conf::parse(text).unwrap_err();
             assert_eq!(e.code(), code, "{text}: {e}");
             assert!(e.to_string().contains(want), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn limits_on_what_a_pod_sends() {
+        let limit = |bandwidth: &str| parse(&format!(r#","datastore_type":"kubernetes","runtimeConfig":{{"bandwidth":{bandwidth}}}"#)).map(|c| c.egress);
+        assert_eq!(limit(r#"{"egressRate":10000000,"egressBurst":2147483647}"#).unwrap(), Some(Limit { rate: 10_000_000, burst: 2_147_483_647 }));
+        assert_eq!(limit(r#"{"ingressRate":10000000,"ingressBurst":1}"#).unwrap(), None);
+        for (bad, want) in [
+            (r#"{"egressRate":10,"egressBurst":100000}"#, "runtimeConfig.bandwidth.egressRate: 10 bits per second"),
+            (r#"{"egressRate":10000000}"#, "runtimeConfig.bandwidth.egressBurst: 0 bits is less than one packet"),
+            (r#"{"egressRate":-1}"#, "must not be negative"),
+            (r#"{"egressRate":"10M"}"#, "a whole number of bits"),
+        ] {
+            let e = limit(bad).unwrap_err();
+            assert!(e.code() == 7 && e.to_string().contains(want), "{e}");
         }
     }
 

@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// The daemon, to be waited for until a deadline.
+/// The daemon, waited for so long each time.
 pub struct Daemon {
     client: Client,
     patience: Duration,
-    deadline: Instant,
 }
 
 impl Daemon {
     pub fn new(socket: &Path, patience: Duration) -> Daemon {
-        Daemon { client: Client::new(socket), patience, deadline: Instant::now() + patience }
+        Daemon { client: Client::new(socket), patience }
     }
 
     /// Its state now, if it has one to work with.
@@ -51,13 +50,14 @@ impl Daemon {
     }
 
     fn wait<T>(&self, ask: impl Fn() -> Result<T, String>) -> Result<T, CniError> {
+        let deadline = Instant::now() + self.patience;
         let mut pause = PAUSE;
         loop {
             let missing = match ask() {
                 Ok(answer) => return Ok(answer),
                 Err(missing) => missing,
             };
-            if Instant::now() + pause >= self.deadline {
+            if Instant::now() + pause >= deadline {
                 return Err(CniError::Later(format!(
                     "not ready within {} s (policy_setup_timeout_seconds): {missing}",
                     self.patience.as_secs()

@@ -5,6 +5,7 @@ use super::error::{CniError, io};
 use super::workload::Mark;
 use crate::control::netlink::Netlink;
 use crate::control::netlink::pod::{Device, Veth};
+use crate::port::shape::{self, Limit};
 use crate::port::sys;
 use crate::wire::Mac;
 use ipnet::Ipv4Net;
@@ -27,6 +28,8 @@ pub struct Inside<'a> {
     /// Reached through [`GATEWAY`].
     pub routes: &'a [Ipv4Net],
     pub forwarding: bool,
+    /// On what it sends.
+    pub egress: Option<Limit>,
 }
 
 /// What the host's end is.
@@ -51,9 +54,11 @@ pub struct Pair {
 /// Makes the pair and sets both ends up. Another container's leftover of the same name goes first.
 pub fn make(outside: &Outside, inside: &Inside) -> Result<Pair, CniError> {
     let mut netlink = Netlink::for_requests().map_err(io("open a netlink socket"))?;
-    remove_stale(&mut netlink, outside)?;
+    if let Some(old) = stale(&mut netlink, outside.interface, outside.mark)? {
+        tracing::info!("{}: removed, it was left behind by {}", old.name, old.alias.as_deref().unwrap_or("somebody else"));
+        netlink.del_link(old.index).map_err(io(format!("remove the old interface {}", old.name)))?;
+    }
     let netns = File::open(inside.netns).map_err(io(format!("open the network namespace {}", inside.netns.display())))?;
-    free_inside(inside)?;
     let veth = Veth {
         name: outside.interface,
         mac: HOST_MAC,
@@ -78,37 +83,42 @@ pub fn make(outside: &Outside, inside: &Inside) -> Result<Pair, CniError> {
     done
 }
 
+/// Refuses what could not go well, before anything is changed: a name that is taken inside, or a host interface that is
+/// not one to replace.
+pub fn preflight(host: Option<&str>, mark: &Mark, netns: &Path) -> Result<(), CniError> {
+    let mut netlink = Netlink::for_requests().map_err(io("open a netlink socket"))?;
+    if let Some(host) = host {
+        stale(&mut netlink, host, mark)?;
+    }
+    free_inside(netns, &mark.interface)
+}
+
 /// What an attachment that was not cleaned up left on the host.
-fn remove_stale(netlink: &mut Netlink, outside: &Outside) -> Result<(), CniError> {
-    let what = format!("remove the old interface {}", outside.interface);
-    let Some(old) = netlink.device(outside.interface).map_err(io(what.clone()))? else { return Ok(()) };
-    let mark = old.alias.as_deref().and_then(Mark::parse);
-    if mark.as_ref().is_some_and(|m| m.container == outside.mark.container && m.interface != outside.mark.interface) {
+fn stale(netlink: &mut Netlink, name: &str, mark: &Mark) -> Result<Option<Device>, CniError> {
+    let Some(old) = netlink.device(name).map_err(io(format!("look at {name}")))? else { return Ok(None) };
+    let theirs = old.alias.as_deref().and_then(Mark::parse);
+    if let Some(other) = theirs.filter(|m| m.container == mark.container && m.interface != mark.interface) {
         return Err(CniError::Refused {
-            what: format!("interface {}", outside.mark.interface),
-            fault: format!(
-                "the container has {} on this network already, and a pod has one interface here",
-                mark.map(|m| m.interface).unwrap_or_default()
-            ),
+            what: format!("interface {}", mark.interface),
+            fault: format!("the container has {} on this network already, and a pod has one interface here", other.interface),
         });
     }
     if old.kind.as_deref() != Some("veth") {
         return Err(CniError::Refused {
-            what: format!("host interface {}", outside.interface),
+            what: format!("host interface {name}"),
             fault: format!("there is one of this name that is no veth ({}): rename it", old.kind.as_deref().unwrap_or("a device")),
         });
     }
-    tracing::info!("{}: removed, it was left behind by {}", old.name, old.alias.as_deref().unwrap_or("somebody else"));
-    netlink.del_link(old.index).map_err(io(what))
+    Ok(Some(old))
 }
 
 /// The name inside must be free.
-fn free_inside(inside: &Inside) -> Result<(), CniError> {
-    match device_inside(inside.netns, inside.interface)? {
+fn free_inside(netns: &Path, interface: &str) -> Result<(), CniError> {
+    match device_inside(netns, interface)? {
         None => Ok(()),
         Some(_) => Err(CniError::Refused {
-            what: format!("CNI_IFNAME {}", inside.interface),
-            fault: format!("the namespace {} has an interface of this name already", inside.netns.display()),
+            what: format!("CNI_IFNAME {interface}"),
+            fault: format!("the namespace {} has an interface of this name already", netns.display()),
         }),
     }
 }
@@ -132,6 +142,9 @@ pub fn configure(inside: &Inside, mtu: u16) -> Result<Mac, CniError> {
         let Some(device) = netlink.device(name)? else { return Ok(None) };
         fs::write("/proc/sys/net/ipv4/ip_forward", if inside.forwarding { "1" } else { "0" })?;
         netlink.set_up(device.index, mtu.into())?;
+        if let Some(limit) = inside.egress {
+            shape::limit(name, limit)?;
+        }
         for address in inside.addresses {
             netlink.add_pod_address(device.index, *address)?;
         }
@@ -223,4 +236,12 @@ pub fn remove_marked(network: &str, stays: impl Fn(&Mark) -> bool) -> Result<Vec
         }
     }
     Ok(gone)
+}
+
+/// The interfaces inside that a container has on a network, by the marks on the host's ends.
+pub fn marked(network: &str, container: &str) -> Result<Vec<String>, CniError> {
+    let mut netlink = Netlink::for_requests().map_err(io("open a netlink socket"))?;
+    let all = netlink.devices().map_err(io("list the interfaces"))?;
+    let marks = all.iter().filter_map(|d| Mark::parse(d.alias.as_deref()?));
+    Ok(marks.filter(|m| m.network == network && m.container == container).map(|m| m.interface).collect())
 }

@@ -11,6 +11,7 @@ mod daemon;
 mod delegate;
 pub mod env;
 pub mod error;
+pub mod install;
 mod inspect;
 pub mod interface;
 mod ipam;

@@ -201,3 +201,114 @@ pub async fn sweep(store: &impl Objects, node: &str, network: &str, stays: impl 
 fn network_of(object: &Value) -> Option<&str> {
     object["spec"]["profiles"][0].as_str().filter(|p| !p.starts_with("kns."))
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::objects::{MemObjects, Op};
+
+    fn workload(container: &str) -> Workload {
+        Workload {
+            node: "n1".into(),
+            namespace: "default".into(),
+            pod: Some("web-0".into()),
+            container: container.into(),
+            interface: "eth0".into(),
+        }
+    }
+
+    fn run<T>(f: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
+    }
+
+    fn pod() -> Value {
+        json!({
+            "metadata": { "name": "web-0", "namespace": "default", "labels": { "app": "web" },
+                          "annotations": { "cni.projectcalico.org/allowedSourcePrefixes": "[\"10.9.0.0/16\"]" } },
+            "spec": { "serviceAccountName": "runner" },
+        })
+    }
+
+    fn record(store: &MemObjects, form: Form, container: &str, addresses: &[Ipv4Addr], pod: &Value) -> Result<(), CniError> {
+        let workload = workload(container);
+        let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
+        let entry = Entry { workload: &workload, network: "net", interface: "cali1", addresses, mac, netns: Some(Path::new("/run/netns/x")) };
+        run(publish(store, form, &entry, pod))
+    }
+
+    #[test]
+    fn a_pods_record_is_its_annotations() {
+        let store = MemObjects::new();
+        store.put(Resource::Pod, pod());
+        let stored = || store.all(Resource::Pod).remove(0);
+        let annotation = |key: &str| stored()["metadata"]["annotations"][format!("cni.projectcalico.org/{key}")].clone();
+        record(&store, Form::Pod, "c1", &[[10, 244, 0, 5].into()], &stored()).unwrap();
+        assert_eq!((annotation("podIP"), annotation("podIPs")), (json!("10.244.0.5/32"), json!("10.244.0.5/32")));
+        assert_eq!((annotation("containerID"), stored()["metadata"]["annotations"][NETNS].clone()), (json!("c1"), json!("/run/netns/x")));
+        // A later sandbox of the same pod: what comes for the earlier one changes nothing.
+        record(&store, Form::Pod, "c2", &[[10, 244, 0, 6].into()], &stored()).unwrap();
+        run(withdraw(&store, Form::Pod, &workload("c1"))).unwrap();
+        assert_eq!(annotation("podIP"), "10.244.0.6/32");
+        run(withdraw(&store, Form::Pod, &workload("c2"))).unwrap();
+        assert_eq!((annotation("podIP"), annotation("podIPs"), annotation("containerID")), (json!(""), json!(""), json!("c2")));
+        assert_eq!(stored()["metadata"]["annotations"].get(NETNS), None);
+        // Another Pod of the name, made anew, is not written to.
+        let old = stored();
+        run(store.delete(&Id::of(Resource::Pod, &old).unwrap(), &Preconditions::default())).unwrap();
+        store.put(Resource::Pod, pod());
+        assert_eq!(record(&store, Form::Pod, "c3", &[[10, 244, 0, 7].into()], &old).unwrap_err().code(), 11);
+        run(withdraw(&store, Form::Pod, &Workload { pod: Some("gone".into()), ..workload("c1") })).unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_has_what_the_pod_says() {
+        let store = MemObjects::new();
+        record(&store, Form::Endpoint, "c1", &[[10, 244, 0, 5].into()], &pod()).unwrap();
+        let stored = || store.all(Resource::WorkloadEndpoint).remove(0);
+        let spec = |key: &str| stored()["spec"][key].clone();
+        assert_eq!(stored()["metadata"]["name"], "n1-k8s-web--0-eth0");
+        assert_eq!((spec("ipNetworks"), spec("interfaceName"), spec("mac")), (json!(["10.244.0.5/32"]), json!("cali1"), json!("02:00:00:00:00:01")));
+        assert_eq!((spec("profiles"), spec("allowSpoofedSourcePrefixes")), (json!(["kns.default"]), json!(["10.9.0.0/16"])));
+        assert_eq!(stored()["metadata"]["labels"]["projectcalico.org/serviceaccount"], "runner");
+        let read = crate::control::model::parse(&stored().to_string()).unwrap().entries.remove(0);
+        assert!(read.object.is_ok(), "{:?}", read.object);
+        record(&store, Form::Endpoint, "c2", &[[10, 244, 0, 6].into()], &pod()).unwrap();
+        assert_eq!(run(holder(&store, Form::Endpoint, &workload("c2"))).unwrap(), Some(("c2".into(), vec!["10.244.0.6/32".into()])));
+        run(withdraw(&store, Form::Endpoint, &workload("c1"))).unwrap();
+        assert_eq!(store.all(Resource::WorkloadEndpoint).len(), 1);
+        run(withdraw(&store, Form::Endpoint, &workload("c2"))).unwrap();
+        run(withdraw(&store, Form::Endpoint, &workload("c2"))).unwrap();
+        assert!(store.all(Resource::WorkloadEndpoint).is_empty());
+    }
+
+    #[test]
+    fn others_may_come_first() {
+        let store = MemObjects::new();
+        let left = std::rc::Rc::new(std::cell::Cell::new(3));
+        let contended = store.before(move |op| match op {
+            Op::Create(id) | Op::Update(id) | Op::Delete(id) if left.get() > 0 => {
+                left.set(left.get() - 1);
+                Err(AccessError::Conflict { id: id.clone() })
+            }
+            _ => Ok(()),
+        });
+        record(&contended, Form::Endpoint, "c1", &[], &Value::Null).unwrap();
+        assert_eq!(store.all(Resource::WorkloadEndpoint)[0]["spec"]["profiles"], json!(["net"]));
+        let never = store.before(|op| if op.is_write() { Err(AccessError::Conflict { id: Id::cluster(Resource::Pod, "x") }) } else { Ok(()) });
+        assert_eq!(record(&never, Form::Endpoint, "c1", &[], &Value::Null).unwrap_err().code(), 11);
+        assert_eq!(run(withdraw(&never, Form::Endpoint, &workload("c1"))).unwrap_err().code(), 11);
+    }
+
+    #[test]
+    fn what_a_runtime_does_not_list_is_swept() {
+        let store = MemObjects::new();
+        for (pod, container, node, network) in [("a", "c1", "n1", "net"), ("b", "c2", "n1", "net"), ("c", "c3", "n2", "net"), ("d", "c4", "n1", "other")] {
+            let workload = Workload { pod: Some(pod.into()), node: node.into(), ..workload(container) };
+            let entry = Entry { workload: &workload, network, interface: "cali1", addresses: &[], mac: None, netns: None };
+            run(publish(&store, Form::Endpoint, &entry, &Value::Null)).unwrap();
+        }
+        assert_eq!(run(sweep(&store, "n1", "net", |c, i| c == "c1" && i == "eth0")).unwrap(), 1);
+        let left: Vec<_> = store.all(Resource::WorkloadEndpoint).iter().map(|o| o["spec"]["containerID"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(left, ["c1", "c4", "c3"]);
+    }
+}

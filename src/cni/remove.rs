@@ -13,6 +13,12 @@ impl<O: Objects> Plugin<O> {
     /// DEL. Whatever can be removed is, even if something else cannot; then the runtime calls again.
     pub async fn detach(&self, container: &Container) -> Result<(), CniError> {
         let workload = Workload::new(&self.conf, container);
+        let present = interface::marked(&self.conf.name, &container.id)?;
+        if !present.is_empty() && !present.contains(&container.interface) {
+            // Of one that was refused; the container's record and address belong to the other.
+            tracing::info!("container {} has {} and not {} on this network: nothing to do", container.id, present.join(", "), container.interface);
+            return Ok(());
+        }
         let mut faults = Vec::new();
         faults.extend(record::withdraw(&self.store, self.form, &workload).await.err());
         let link = self.remove_interface(container);

@@ -2,4 +2,10 @@
 //! container runtime of Debian's. Needs root; nothing is skipped.
 
 mod add;
+mod addresses;
+mod chain;
+mod life;
+mod many;
+mod runtime;
 mod support;
+mod tap;
