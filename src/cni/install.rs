@@ -52,6 +52,8 @@ impl Installer {
         let path = std::path::absolute(config_path).map_err(io("name the daemon's configuration"))?;
         let credentials = match &config.datastore {
             Datastore::File { .. } => Credentials::Config(path),
+            Datastore::Kubernetes { kubeconfig: Some(path) } => Credentials::Kubeconfig(path.clone()),
+            Datastore::Kubernetes { kubeconfig: None } => own_account()?,
         };
         Ok(Some(Installer {
             install: install.clone(),
@@ -148,16 +150,19 @@ impl Installer {
 }
 
 /// The server's address for a pod of the cluster.
-pub fn server_of_pod(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+fn server_of_pod(get: impl Fn(&str) -> Option<String>) -> Option<String> {
     let (host, port) = (get("KUBERNETES_SERVICE_HOST")?, get("KUBERNETES_SERVICE_PORT")?);
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     Some(format!("https://{host}:{port}"))
 }
 
 /// The service account of the daemon's own pod.
-pub fn own_account() -> Option<Credentials> {
-    let server = server_of_pod(|name| std::env::var(name).ok())?;
-    Some(Credentials::Account { folder: ACCOUNT.into(), server })
+fn own_account() -> Result<Credentials, CniError> {
+    let server = server_of_pod(|name| std::env::var(name).ok()).ok_or_else(|| CniError::Environment {
+        name: "KUBERNETES_SERVICE_HOST",
+        fault: "it and KUBERNETES_SERVICE_PORT are needed: outside a pod of the cluster set datastore.kubeconfig".into(),
+    })?;
+    Ok(Credentials::Account { folder: ACCOUNT.into(), server })
 }
 
 /// With the token and the authority in it: the files that they come from are not the host's.

@@ -38,6 +38,8 @@ pub struct Config {
 pub enum Datastore {
     /// A folder of manifests.
     File { path: PathBuf },
+    /// An API server. Without a kubeconfig: that of the cluster that the daemon is a pod of.
+    Kubernetes { kubeconfig: Option<PathBuf> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +124,7 @@ pub enum ConfigError {
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 impl Config {
-    /// Reads and checks a file. A relative `datastore.path` or `api.socket` counts from the file's folder.
+    /// Reads and checks a file. Relative paths count from the file's folder.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Config::parse(path, &text)
@@ -174,11 +176,18 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
 }
 
 fn datastore(f: &Field, folder: &Path) -> Result<Datastore, FieldError> {
-    f.only(&["kind", "path"])?;
+    f.only(&["kind", "path", "kubeconfig"])?;
     let kind = f.get("kind")?;
+    let (path, kubeconfig) = (f.get("path")?, f.get("kubeconfig")?);
     match kind.text()? {
-        None | Some("file") => Ok(Datastore::File { path: folder.join(f.get("path")?.required_text()?) }),
-        Some(other) => Err(kind.error(format!("{other} is not supported yet; use file"))),
+        None | Some("file") if kubeconfig.is_present() => Err(kubeconfig.error("only for kind kubernetes; set datastore.kind to that")),
+        None | Some("file") => Ok(Datastore::File { path: folder.join(path.required_text()?) }),
+        Some("kubernetes") if path.is_present() => Err(path.error("only for kind file; the API server is named by kubeconfig")),
+        Some("kubernetes") if kubeconfig.is_present() => {
+            Ok(Datastore::Kubernetes { kubeconfig: Some(folder.join(kubeconfig.required_text()?)) })
+        }
+        Some("kubernetes") => Ok(Datastore::Kubernetes { kubeconfig: None }),
+        Some(other) => Err(kind.error(format!("{} is not one of file, kubernetes", yaml::quoted(other)))),
     }
 }
 
@@ -271,6 +280,13 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_with_and_without_a_kubeconfig() {
+        let of = |keys: &str| parse(&MINIMAL.replace("path: /d", keys)).unwrap().datastore;
+        assert_eq!(of("kind: kubernetes"), Datastore::Kubernetes { kubeconfig: None });
+        assert_eq!(of("kind: kubernetes, kubeconfig: k"), Datastore::Kubernetes { kubeconfig: Some("/etc/tortie/k".into()) });
+    }
+
+    #[test]
     fn node_defaults_to_the_hostname() {
         let c = parse("datastore: {path: /d}\nuplink: {interface: eth0}\n").unwrap();
         assert!(!c.node.is_empty() && c.node == c.node.to_lowercase());
@@ -283,7 +299,13 @@ mod tests {
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
             ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp, cni"),
-            ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
+            ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
+            (
+                "datastore:\n  kind: kubernetes\n  path: /d\n",
+                ":3: datastore.path: only for kind file; the API server is named by kubeconfig",
+            ),
+            ("datastore:\n  kubeconfig: /d\n", ":2: datastore.kubeconfig: only for kind kubernetes; set datastore.kind to that"),
+            ("datastore:\n  kind: kubernetes\n  kubeconfig: ''\n", ":3: datastore.kubeconfig: must not be empty"),
             ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (
                 "datastore: {path: /d}\nuplink:\n  interface: abcdefghijklmnop\n",

@@ -11,9 +11,9 @@ mod watch;
 mod workers;
 
 use super::calc;
-use super::cluster::Cluster;
-use super::config::{self, Config, Datastore, WorkloadDriver};
-use super::datastore::{self, FileStore};
+use super::cluster::{Changed, Cluster};
+use super::config::{self, Config, WorkloadDriver};
+use super::datastore::{self, Store};
 use super::desired::Desired;
 use super::facts::{Facts, Shared};
 use super::netlink::neigh::Resolver;
@@ -115,7 +115,7 @@ struct Daemon {
     config: Config,
     /// Dropped on the way out: its socket goes with it.
     api: Option<Service>,
-    store: FileStore,
+    store: Store,
     cluster: Cluster,
     desired: Desired,
     netlink: Netlink,
@@ -140,8 +140,7 @@ fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
 
 impl Daemon {
     fn new(config_path: &Path, config: Config, serve: Serve) -> Result<Daemon, DaemonError> {
-        let Datastore::File { path } = &config.datastore;
-        let (store, cluster) = FileStore::open(path)?;
+        let (store, cluster) = Store::open(&config.datastore, &config.node)?;
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
@@ -193,10 +192,7 @@ impl Daemon {
                     ready.map_err(fail("wait for workers"))?.clear_ready();
                     self.worker_events()?;
                 }
-                cluster = self.store.next() => {
-                    self.cluster = cluster;
-                    self.dirty.cluster();
-                }
+                changed = self.store.next(&mut self.cluster) => self.cluster_changed(&changed),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());
@@ -234,13 +230,29 @@ impl Daemon {
         Ok(())
     }
 
+    /// What comes before everything is known changes nothing yet.
+    fn cluster_changed(&mut self, changed: &Changed) {
+        match changed {
+            Changed::Keys(keys) if keys.is_empty() => self.dirty.plan(),
+            _ => self.dirty.cluster(),
+        }
+    }
+
     /// Puts the present state of cluster, host and ports in force.
     fn flush(&mut self, now: Instant) {
+        let known = self.store.in_sync();
+        if !known && !self.in_sync {
+            self.dirty.since = None;
+            return self.report();
+        }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
         let dirty = std::mem::take(&mut self.dirty);
-        if dirty.cluster {
+        if dirty.cluster && known {
             self.desired = calc::desired(&self.cluster, &self.config.node);
+        } else {
+            // Another datastore that has not been read yet: what is in force stays.
+            self.dirty.cluster |= dirty.cluster;
         }
         if let Some(node) = &self.desired.node {
             let wishes = ports::wishes(&self.desired, node, self.netlink.view(), &self.fixed());
@@ -359,8 +371,7 @@ impl Daemon {
             tracing::warn!("reload: {key} cannot change while running: restart for that");
         }
         if old.datastore != new.datastore {
-            let Datastore::File { path } = &new.datastore;
-            match FileStore::open(path) {
+            match Store::open(&new.datastore, &self.config.node) {
                 Ok((store, cluster)) => {
                     (self.store, self.cluster) = (store, cluster);
                     self.config.datastore = new.datastore.clone();

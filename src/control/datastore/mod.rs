@@ -11,9 +11,66 @@ pub use file::FileStore;
 pub use kubernetes::{KubeObjects, KubeStore};
 pub use manifests::FolderObjects;
 
+use super::cluster::{Changed, Cluster};
+use super::config::Datastore;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+/// The cluster's state as it comes, whatever keeps it.
+pub enum Store {
+    File(FileStore),
+    Kubernetes(KubeStore),
+}
+
+impl Store {
+    /// Opens the datastore for a node. A folder's state is there at once, an API server's comes with [`Store::next`].
+    pub fn open(datastore: &Datastore, node: &str) -> Result<(Store, Cluster), OpenError> {
+        match datastore {
+            Datastore::File { path } => FileStore::open(path).map(|(store, cluster)| (Store::File(store), cluster)),
+            Datastore::Kubernetes { kubeconfig } => {
+                let store = KubeStore::open(kubernetes::Source::new(kubeconfig.as_deref()), node)?;
+                Ok((Store::Kubernetes(store), Cluster::default()))
+            }
+        }
+    }
+
+    /// Waits for news, puts them in the cluster's state and says what they touched: maybe nothing, if only
+    /// [`Store::problems`] or [`Store::in_sync`] are different. Cancel-safe.
+    pub async fn next(&mut self, cluster: &mut Cluster) -> Changed {
+        match self {
+            Store::File(store) => {
+                *cluster = store.next().await;
+                Changed::All
+            }
+            Store::Kubernetes(store) => store.next(cluster).await,
+        }
+    }
+
+    /// Whether the state has been read completely once. Before that nothing may be put in force, and nothing swept.
+    pub fn in_sync(&self) -> bool {
+        match self {
+            Store::File(_) => true,
+            Store::Kubernetes(store) => store.in_sync(),
+        }
+    }
+
+    /// What is not in force as it stands.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Store::File(store) => store.problems(),
+            Store::Kubernetes(store) => store.problems(),
+        }
+    }
+
+    /// Reads everything anew.
+    pub fn rescan(&self) {
+        match self {
+            Store::File(store) => store.rescan(),
+            Store::Kubernetes(store) => store.rescan(),
+        }
+    }
+}
 
 /// Why a datastore cannot be used at all.
 #[derive(Debug, thiserror::Error)]

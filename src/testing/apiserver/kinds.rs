@@ -108,13 +108,15 @@ pub enum Groups {
     V1,
     V3,
     Both,
+    /// Calico's definitions are not installed.
+    Neither,
 }
 
 impl Groups {
     pub fn serves(self, api_version: &str) -> bool {
         match api_version {
-            V1 => self != Groups::V3,
-            V3 => self != Groups::V1,
+            V1 => matches!(self, Groups::V1 | Groups::Both),
+            V3 => matches!(self, Groups::V3 | Groups::Both),
             version => version == CORE,
         }
     }

@@ -24,6 +24,13 @@ pub enum Source {
     InCluster,
 }
 
+impl Source {
+    /// A kubeconfig if there is one.
+    pub fn new(kubeconfig: Option<&Path>) -> Source {
+        kubeconfig.map_or(Source::InCluster, |path| Source::Kubeconfig(path.to_owned()))
+    }
+}
+
 type Request = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
 
 /// A server, asked with the credentials that are on disk now.

@@ -29,11 +29,12 @@ pub struct KubeStore {
     news: mpsc::Receiver<News>,
     scope: watch::Sender<Scope>,
     again: watch::Sender<u64>,
+    synced: bool,
     /// The last complete list of each kind was in this scope.
     complete: BTreeMap<Watched, Scope>,
-    /// ClusterInformation `default`.
-    ready: bool,
-    /// What has changed since the datastore was last ready; `None`: gone.
+    /// ClusterInformation's `spec.datastoreReady`; `None` until that has been read.
+    ready: Option<bool>,
+    /// What has changed and waits for the datastore to be ready; `None`: gone.
     pending: BTreeMap<Key, Option<Object>>,
     faults: BTreeMap<(Watched, String), String>,
     links: BTreeMap<Watched, Link>,
@@ -64,8 +65,9 @@ impl KubeStore {
             news,
             scope,
             again,
+            synced: false,
             complete: BTreeMap::new(),
-            ready: true,
+            ready: None,
             pending: BTreeMap::new(),
             faults: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -95,6 +97,7 @@ impl KubeStore {
         }
         let changed = self.put(cluster);
         self.adjust_scope(cluster);
+        self.synced |= self.is_complete();
         self.collect_problems();
         changed
     }
@@ -105,7 +108,7 @@ impl KubeStore {
             Delta::Gone(key) => drop(self.pending.insert(key, None)),
             Delta::Fault(name, Some(message)) => drop(self.faults.insert((kind, name), message)),
             Delta::Fault(name, None) => drop(self.faults.remove(&(kind, name))),
-            Delta::Ready(ready) => self.ready = ready,
+            Delta::Ready(ready) => self.ready = Some(ready),
             Delta::Complete(scope) => drop(self.complete.insert(kind, scope)),
             Delta::Link(Link::Up) => drop(self.links.remove(&kind)),
             Delta::Link(link) => drop(self.links.insert(kind, link)),
@@ -115,7 +118,7 @@ impl KubeStore {
     /// While the datastore is not ready, everything waits.
     fn put(&mut self, cluster: &mut Cluster) -> Changed {
         let mut keys = BTreeSet::new();
-        if !self.ready {
+        if self.ready != Some(true) {
             return Changed::Keys(keys);
         }
         for (key, object) in std::mem::take(&mut self.pending) {
@@ -137,12 +140,15 @@ impl KubeStore {
         self.scope.send_if_modified(|scope| std::mem::replace(scope, wanted) != wanted);
     }
 
-    /// Whether every kind has been read completely once. A kind that may not be read keeps the node out of sync if
-    /// there is no routing without it.
+    /// Whether every kind has been read completely once, for good. A kind that may not be read keeps the node out of
+    /// sync if there is no routing without it.
     pub fn in_sync(&self) -> bool {
+        self.synced
+    }
+
+    fn is_complete(&self) -> bool {
         let wanted = *self.scope.borrow();
-        self.ready
-            && self.pending.is_empty()
+        self.ready == Some(true)
             && Watched::ALL.iter().all(|kind| match self.complete.get(kind) {
                 Some(scope) => *kind != Watched::Pod || wanted == Scope::Own || *scope == Scope::All,
                 None => false,
@@ -174,7 +180,7 @@ impl KubeStore {
             let effect = if self.in_sync() { "what is known stays in force" } else { "nothing is put in force until it answers" };
             problems.push(Problem::of(&self.url, format!("{message}; trying again, {effect}")));
         }
-        if !self.ready {
+        if self.ready == Some(false) {
             let message = "spec.datastoreReady is false: the datastore is being worked on; what is known stays in force, changes wait";
             problems.push(Problem::of("ClusterInformation default", message));
         }
