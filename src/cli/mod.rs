@@ -5,6 +5,7 @@ mod boxed;
 mod capture;
 mod counters;
 mod drops;
+mod endpoints;
 mod explain;
 mod fdb;
 mod fib;
@@ -47,6 +48,8 @@ enum Verb {
     Neigh(view::View),
     /// Ports: driver in use, why better ones were refused, frames and bytes
     Ports(view::View),
+    /// Pods of this node, and whether packets reach them
+    Endpoints(view::View),
     /// Dropped packets by reason
     Drops(drops::Args),
     /// Packets in and out per worker
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Verb::Fdb(a) => view::show(&a, |c| c.fdb(), |rows, s| fdb::lines(rows, s)),
         Verb::Neigh(a) => view::show(&a, |c| c.neigh(), |rows, s| neigh::lines(rows, s)),
         Verb::Ports(a) => view::show(&a, |c| c.ports(), |rows, s| ports::table(rows, s)),
+        Verb::Endpoints(a) => view::show(&a, |c| c.endpoints(), |rows, s| endpoints::table(rows, s)),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),

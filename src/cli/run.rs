@@ -1,6 +1,8 @@
 //! `tortie run`: the node daemon.
 
 use super::Outcome;
+use crate::cni::install::Installer;
+use crate::control::config::Config;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +20,12 @@ pub fn run(args: &Args) -> Outcome {
     // The Kubernetes client logs every failed try; the datastore says it once.
     let filter = EnvFilter::try_from_env("TORTIE_LOG").unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).with_target(false).init();
+    // A configuration that cannot be read is the daemon's to report.
+    if let Ok(config) = Config::load(&args.config)
+        && let Some(installer) = Installer::new(&args.config, &config)?
+    {
+        installer.start()?;
+    }
     crate::ops::run(&args.config)?;
     Ok(ExitCode::SUCCESS)
 }

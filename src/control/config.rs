@@ -1,6 +1,7 @@
 //! The node daemon's configuration: one YAML file, every key known, every value checked, with the line of
 //! what is wrong. `config/node.yaml` documents each key.
 
+use super::cni::{self, CniInstall};
 use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
@@ -28,6 +29,8 @@ pub struct Config {
     pub spin: Duration,
     pub api: Api,
     pub xdp: Xdp,
+    /// What to install for container runtimes, if anything.
+    pub cni: Option<CniInstall>,
 }
 
 /// Where the cluster's state comes from.
@@ -143,13 +146,13 @@ impl Config {
 }
 
 /// The hostname as Calico names nodes: lower case.
-fn hostname() -> io::Result<String> {
+pub fn hostname() -> io::Result<String> {
     let name = fs::read_to_string(HOSTNAME)?.trim().to_lowercase();
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")) } else { Ok(name) }
 }
 
 fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp"])?;
+    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp", "cni"])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
@@ -162,6 +165,7 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
         spin: Duration::from_micros(root.get("spin")?.number::<u16>(0, SPIN_MAX.into())?.map_or(SPIN, u64::from)),
         api: api(&root.get("api")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
+        cni: cni::read(&root.get("cni")?, folder)?,
     };
     if config.host.interface == config.uplink.interface {
         return Err(root
@@ -256,6 +260,7 @@ mod tests {
             spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
+            cni: None,
         };
         assert_eq!(c, want);
     }
@@ -293,7 +298,7 @@ mod tests {
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
-            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp"),
+            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp, cni"),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (
                 "datastore:\n  kind: kubernetes\n  path: /d\n",

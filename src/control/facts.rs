@@ -13,6 +13,7 @@ use crate::worker::Counters;
 use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,23 @@ pub struct NeighFact {
     pub node: Option<String>,
 }
 
+/// One pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointFact {
+    /// Of the WorkloadEndpoint, `namespace/name`.
+    pub name: String,
+    /// `namespace/pod` where known.
+    pub workload: String,
+    pub interface: String,
+    /// Of the interface that is attached to; 0 where we make it.
+    pub ifindex: u32,
+    /// Where the TAP was made.
+    pub netns: Option<PathBuf>,
+    pub addresses: Vec<Ipv4Addr>,
+    /// Port open, every address routed to it.
+    pub ready: bool,
+}
+
 /// The daemon's state at one update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -61,6 +79,7 @@ pub struct Facts {
     pub vteps: Vec<Vtep>,
     pub neighbours: Vec<NeighFact>,
     pub ports: Vec<PortFact>,
+    pub endpoints: Vec<EndpointFact>,
     pub problems: Vec<String>,
 }
 

@@ -2,6 +2,7 @@
 
 pub mod calc;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod daemon;
 pub mod datastore;

@@ -4,7 +4,7 @@
 use super::replay::State;
 use super::source::Source;
 use super::trace::stream;
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -35,6 +35,7 @@ pub enum Resource {
     Fdb,
     Neigh,
     Ports,
+    Endpoints,
     Drops,
     Counters,
     Status,
@@ -42,11 +43,12 @@ pub enum Resource {
 }
 
 impl Resource {
-    pub const ALL: [Resource; 8] = [
+    pub const ALL: [Resource; 9] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
         Resource::Ports,
+        Resource::Endpoints,
         Resource::Drops,
         Resource::Counters,
         Resource::Status,
@@ -60,6 +62,7 @@ impl Resource {
             Resource::Fdb => "/v1/fdb",
             Resource::Neigh => "/v1/neigh",
             Resource::Ports => "/v1/ports",
+            Resource::Endpoints => "/v1/endpoints",
             Resource::Drops => "/v1/drops",
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
@@ -67,12 +70,18 @@ impl Resource {
         }
     }
 
-    fn render(self, s: &dyn Source) -> serde_json::Result<Vec<u8>> {
+    /// `query` is what follows the '?'.
+    fn render(self, query: Option<&str>, s: &dyn Source) -> serde_json::Result<Vec<u8>> {
         match self {
             Resource::Fib => serde_json::to_vec(&s.fib()),
             Resource::Fdb => serde_json::to_vec(&s.fdb()),
             Resource::Neigh => serde_json::to_vec(&s.neigh()),
             Resource::Ports => serde_json::to_vec(&s.ports()),
+            Resource::Endpoints => {
+                let name = query.and_then(|q| q.strip_prefix("name="));
+                let wanted = |e: &EndpointRow| name.is_none_or(|n| n == e.name);
+                serde_json::to_vec(&s.endpoints().into_iter().filter(wanted).collect::<Vec<_>>())
+            }
             Resource::Drops => serde_json::to_vec(&s.drops()),
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
@@ -252,13 +261,13 @@ async fn respond(head: &[u8], source: Arc<dyn Source>) -> (&'static str, Vec<u8>
     if method != "GET" {
         return ("405 Method Not Allowed", error_body("only GET"));
     }
-    let path = target.split('?').next().unwrap_or(target);
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query.to_owned())));
     let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
         let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
         return ("404 Not Found", error_body(&format!("no such resource; there are {}", known.join(", "))));
     };
     // Rows of a million routes take a while to write: not on the thread that runs the control plane.
-    match tokio::task::spawn_blocking(move || resource.render(&*source)).await {
+    match tokio::task::spawn_blocking(move || resource.render(query.as_deref(), &*source)).await {
         Ok(Ok(body)) => ("200 OK", body),
         Ok(Err(e)) => ("500 Internal Server Error", error_body(&e.to_string())),
         Err(e) => ("500 Internal Server Error", error_body(&e.to_string())),
@@ -310,6 +319,15 @@ impl Client {
     pub fn ports(&self) -> Result<Vec<PortRow>, ClientError> {
         self.get(Resource::Ports)
     }
+    pub fn endpoints(&self) -> Result<Vec<EndpointRow>, ClientError> {
+        self.get(Resource::Endpoints)
+    }
+    /// One by its name, which needs no escaping: names are letters, digits, '-', '.' and one '/'.
+    pub fn endpoint(&self, name: &str) -> Result<Option<EndpointRow>, ClientError> {
+        let body = self.body(Resource::Endpoints, &format!("?name={name}"))?;
+        let rows: Vec<EndpointRow> = self.read(Resource::Endpoints, &body)?;
+        Ok(rows.into_iter().next())
+    }
     pub fn drops(&self) -> Result<Vec<DropRow>, ClientError> {
         self.get(Resource::Drops)
     }
@@ -325,13 +343,16 @@ impl Client {
     }
 
     fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
-        let body = self.body(r)?;
-        serde_json::from_slice(&body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
+        self.read(r, &self.body(r, "")?)
     }
 
-    /// The JSON that the daemon sent.
-    pub fn body(&self, r: Resource) -> Result<Vec<u8>, ClientError> {
-        let answer = self.exchange(r.path()).map_err(|e| self.explain(e))?;
+    fn read<T: DeserializeOwned>(&self, r: Resource, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
+    }
+
+    /// The JSON that the daemon sent. `query` is empty or begins with '?'.
+    pub fn body(&self, r: Resource, query: &str) -> Result<Vec<u8>, ClientError> {
+        let answer = self.exchange(&format!("{}{query}", r.path())).map_err(|e| self.explain(e))?;
         let end = head_end(&answer).ok_or_else(|| self.malformed("no HTTP head"))?;
         let head = std::str::from_utf8(&answer[..end]).map_err(|_| self.malformed("the HTTP head is not text"))?;
         let body = &answer[(end + 4).min(answer.len())..];
@@ -405,6 +426,18 @@ mod tests {
         fn ports(&self) -> Vec<PortRow> {
             vec![]
         }
+        fn endpoints(&self) -> Vec<EndpointRow> {
+            let row = |n: u8| EndpointRow {
+                name: format!("default/n1-k8s-p{n}-eth0"),
+                workload: format!("default/p{n}"),
+                interface: format!("cali{n}"),
+                ifindex: n.into(),
+                netns: None,
+                addresses: vec![[10, 244, 1, n].into()],
+                ready: true,
+            };
+            (1..4).map(row).collect()
+        }
         fn drops(&self) -> Vec<DropRow> {
             vec![DropRow { reason: "no-route".into(), packets: 3 }]
         }
@@ -475,6 +508,9 @@ mod tests {
         assert_eq!(client.fib().unwrap(), Fixed.fib());
         assert_eq!(client.fdb().unwrap(), Fixed.fdb());
         assert_eq!(client.drops().unwrap(), Fixed.drops());
+        assert_eq!(client.endpoints().unwrap(), Fixed.endpoints());
+        assert_eq!(client.endpoint("default/n1-k8s-p2-eth0").unwrap().as_ref(), Some(&Fixed.endpoints()[1]));
+        assert_eq!(client.endpoint("default/n1-k8s-p-eth0").unwrap(), None);
         assert_eq!(client.counters().unwrap(), Fixed.counters());
         let mode = fs::metadata(server.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);

@@ -2,7 +2,7 @@
 
 use super::api;
 use super::replay::State;
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared, TapError};
 use crate::drop::DropReason;
@@ -20,6 +20,7 @@ pub trait Source: Send + Sync + 'static {
     fn fdb(&self) -> Vec<FdbRow>;
     fn neigh(&self) -> Vec<NeighRow>;
     fn ports(&self) -> Vec<PortRow>;
+    fn endpoints(&self) -> Vec<EndpointRow>;
     fn drops(&self) -> Vec<DropRow>;
     fn counters(&self) -> Vec<CounterRow>;
     fn status(&self) -> StatusRow;
@@ -101,6 +102,19 @@ impl Source for Shared {
             }
         };
         facts.ports.iter().map(row).collect()
+    }
+
+    fn endpoints(&self) -> Vec<EndpointRow> {
+        let row = |e: &crate::control::facts::EndpointFact| EndpointRow {
+            name: e.name.clone(),
+            workload: e.workload.clone(),
+            interface: e.interface.clone(),
+            ifindex: e.ifindex,
+            netns: e.netns.as_ref().map(|n| n.display().to_string()),
+            addresses: e.addresses.clone(),
+            ready: e.ready,
+        };
+        self.facts().endpoints.iter().map(row).collect()
     }
 
     fn drops(&self) -> Vec<DropRow> {

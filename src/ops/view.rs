@@ -158,3 +158,21 @@ pub struct StatusRow {
     /// Objects that are not in force, and why; warnings of the route calculation.
     pub problems: Vec<String>,
 }
+
+/// One pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// Of the WorkloadEndpoint, `namespace/name`.
+    pub name: String,
+    /// `namespace/pod` where known.
+    pub workload: String,
+    /// On the host, or the TAP in the pod.
+    pub interface: String,
+    /// Index of the interface that is attached to; 0 for a TAP.
+    pub ifindex: u32,
+    /// Network namespace that the TAP was made in.
+    pub netns: Option<String>,
+    pub addresses: Vec<Ipv4Addr>,
+    /// Whether the port is open and packets to every address are sent to it.
+    pub ready: bool,
+}

@@ -12,6 +12,7 @@ pub mod open;
 pub mod packet;
 mod pair;
 pub mod raw;
+pub mod shape;
 pub mod sys;
 mod tcx;
 pub mod tun;

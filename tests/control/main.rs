@@ -6,6 +6,7 @@ mod golden;
 mod history;
 mod incremental;
 mod ipam;
+mod manifests;
 mod planning;
 mod samples;
 mod store;

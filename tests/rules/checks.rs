@@ -19,6 +19,7 @@ const LAYERS: &[&str] = &[
     "ops::view",
     "control",
     "ops",
+    "cni",
     "lab",
     "cli",
     "main",
@@ -120,9 +121,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
-    ("tokio", &["src/control/", "src/ops/", "src/cli/", "src/lab/", "src/testing/", "src/main.rs"]),
-    ("tracing", &["src/control/", "src/ops/", "src/cli/", "src/lab/", "src/main.rs"]),
-    ("tracing_subscriber", &["src/cli/", "src/main.rs"]),
+    ("tokio", &["src/control/", "src/ops/", "src/cni/", "src/cli/", "src/lab/", "src/testing/", "src/main.rs"]),
+    ("tracing", &["src/control/", "src/ops/", "src/cni/", "src/cli/", "src/lab/", "src/main.rs"]),
+    ("tracing_subscriber", &["src/cli/", "src/cni/log.rs", "src/main.rs"]),
 ];
 
 pub fn doors(s: &Source) -> Vec<String> {

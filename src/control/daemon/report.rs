@@ -1,12 +1,13 @@
 //! Tells people: the facts for the API, and each problem once in the log.
 
 use super::Daemon;
-use crate::control::desired::Delta;
-use crate::control::facts::{Facts, NeighFact, RouteFact};
+use crate::control::desired::{Delta, LocalEndpoint, Route};
+use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
 use crate::control::netlink::NeighState;
 use crate::control::plan;
-use crate::control::ports::{Key, PortFact};
+use crate::control::ports::{Key, PortFact, Wish};
 use crate::frame::PortId;
+use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -45,6 +46,7 @@ impl Daemon {
             vteps: desired.vteps.values().cloned().collect(),
             neighbours: self.neighbours(),
             ports,
+            endpoints: self.endpoints(),
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
         }
     }
@@ -60,6 +62,28 @@ impl Daemon {
             base: i.base,
         };
         self.planner.installed().iter().map(row).collect()
+    }
+
+    fn endpoints(&self) -> Vec<EndpointFact> {
+        let wishes: BTreeMap<&Key, &Wish> = self.ports.wishes().collect();
+        let row = |(name, e): (&std::sync::Arc<str>, &LocalEndpoint)| {
+            let key = Key::Workload(name.to_string());
+            let wish = wishes.get(&key);
+            let routed = |a: &Ipv4Addr| {
+                let installed = self.planner.installed().get(&Ipv4Net::from(*a));
+                installed.is_some_and(|i| matches!(&i.route, Route::Local { endpoint } if **endpoint == **name))
+            };
+            EndpointFact {
+                name: name.to_string(),
+                workload: e.workload.clone(),
+                interface: e.interface.clone(),
+                ifindex: wish.map_or(0, |w| w.ifindex),
+                netns: wish.and_then(|w| w.netns.clone()),
+                addresses: e.addresses.clone(),
+                ready: self.ports.is_up(&key) && e.addresses.iter().all(routed),
+            }
+        };
+        self.calculator.desired().endpoints.iter().map(row).collect()
     }
 
     /// VTEPs, then what the kernel knows of other nodes on the uplink, then pods.

@@ -4,6 +4,7 @@
 //! for the answer never blocks on anything but the kernel itself.
 
 pub mod neigh;
+pub mod pod;
 pub mod routes;
 pub mod view;
 
