@@ -1,5 +1,6 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod config;
 mod counters;
 mod drops;
 mod fdb;
@@ -42,6 +43,8 @@ enum Verb {
     Counters(view::View),
     /// The daemon's own state and the problems it knows of
     Status(view::View),
+    /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
+    Config(view::View),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
+        Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

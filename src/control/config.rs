@@ -1,6 +1,10 @@
 //! The node daemon's configuration: one YAML file, every key known, every value checked, with the line of
 //! what is wrong. `config/node.yaml` documents each key.
 
+use super::env::{EnvError, Environment};
+use super::model::FelixConfiguration;
+use super::node::settings::Settings;
+use super::origins::Origins;
 use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
@@ -27,7 +31,13 @@ pub struct Config {
     /// How long a worker may look for packets before it sleeps.
     pub spin: Duration,
     pub api: Api,
+    pub calico: Calico,
     pub xdp: Xdp,
+    /// How the node describes itself in the datastore, where it does.
+    pub start: Settings,
+    /// What the environment sets of FelixConfiguration.
+    pub felix: FelixConfiguration,
+    pub origins: Origins,
 }
 
 /// Where the cluster's state comes from.
@@ -35,6 +45,15 @@ pub struct Config {
 pub enum Datastore {
     /// A folder of manifests.
     File { path: PathBuf },
+}
+
+impl Datastore {
+    /// Whether the node may write to it.
+    pub fn is_written(&self) -> bool {
+        match self {
+            Datastore::File { .. } => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +103,12 @@ pub struct Api {
     pub socket: PathBuf,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calico {
+    /// Folder in which the CNI plugin looks for the pods' MTU and the node's name.
+    pub dir: PathBuf,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Xdp {
     pub mode: XdpMode,
@@ -114,28 +139,36 @@ pub enum ConfigError {
     Field { path: PathBuf, source: FieldError },
     #[error("{}: node is not set and the hostname cannot be read from {HOSTNAME}: {source}; set node", path.display())]
     Hostname { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Environment(#[from] EnvError),
 }
 
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 impl Config {
-    /// Reads and checks a file. A relative `datastore.path` or `api.socket` counts from the file's folder.
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    /// Reads and checks a file, and puts the environment over it. Relative paths count from the file's folder.
+    pub fn load(path: &Path, env: &Environment) -> Result<Config, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Config::parse(path, &text)
+        Config::parse(path, &text, env)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    fn parse(path: &Path, text: &str, env: &Environment) -> Result<Config, ConfigError> {
         let docs = yaml::documents(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
         let [doc] = docs.as_slice() else {
             return Err(ConfigError::Documents { path: path.into(), found: docs.len() });
         };
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let (node, mut config) = read(&Field::root(doc), folder).map_err(|source| ConfigError::Field { path: path.into(), source })?;
-        config.node = match node {
+        let root = Field::root(doc);
+        let fault = |source| ConfigError::Field { path: path.into(), source };
+        let (node, mut config) = read(&root, path.parent().unwrap_or(Path::new(""))).map_err(fault)?;
+        config.node = match env.node_name().map(str::to_owned).or(node).or_else(|| env.host_name()) {
             Some(name) => name,
             None => hostname().map_err(|source| ConfigError::Hostname { path: path.into(), source })?,
         };
+        if config.datastore.is_written() {
+            config.start = env.settings()?;
+        }
+        config.felix = env.felix()?;
+        config.origins = Origins::new(path, &root, env).map_err(fault)?;
         Ok(config)
     }
 }
@@ -147,7 +180,7 @@ fn hostname() -> io::Result<String> {
 }
 
 fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp"])?;
+    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "calico", "xdp"])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
@@ -159,7 +192,11 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
         workers: root.get("workers")?.number(1, WORKERS_MAX.into())?.unwrap_or(1),
         spin: Duration::from_micros(root.get("spin")?.number::<u16>(0, SPIN_MAX.into())?.map_or(SPIN, u64::from)),
         api: api(&root.get("api")?, folder)?,
+        calico: calico(&root.get("calico")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
+        start: Settings::default(),
+        felix: FelixConfiguration::default(),
+        origins: Origins::default(),
     };
     if config.host.interface == config.uplink.interface {
         return Err(root
@@ -215,6 +252,13 @@ fn api(f: &Field, folder: &Path) -> Result<Api, FieldError> {
     Ok(Api { socket: folder.join(path) })
 }
 
+fn calico(f: &Field, folder: &Path) -> Result<Calico, FieldError> {
+    f.only(&["dir"])?;
+    let dir = f.get("dir")?;
+    let path = if dir.is_present() { dir.required_text()? } else { "/var/lib/calico" };
+    Ok(Calico { dir: folder.join(path) })
+}
+
 fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     f.only(&["mode", "busy-poll"])?;
     let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
@@ -231,7 +275,12 @@ mod tests {
     const MINIMAL: &str = "node: a\ndatastore: {path: /d}\nuplink: {interface: eth0}\n";
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("/etc/tortie/node.yaml"), text).map_err(|e| e.to_string())
+        with(text, &[])
+    }
+
+    fn with(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let env = env.iter().copied().collect();
+        Config::parse(Path::new("/etc/tortie/node.yaml"), text, &env).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -246,7 +295,11 @@ mod tests {
             workers: 1,
             spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
+            calico: Calico { dir: "/var/lib/calico".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
+            start: Settings::default(),
+            felix: FelixConfiguration::default(),
+            origins: c.origins.clone(),
         };
         assert_eq!(c, want);
     }
@@ -272,12 +325,25 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_goes_over_the_file() {
+        assert_eq!(with(MINIMAL, &[("NODENAME", "From-Env"), ("HOSTNAME", "h")]).unwrap().node, "From-Env");
+        assert_eq!(with(MINIMAL, &[("NODENAME", ""), ("HOSTNAME", "h")]).unwrap().node, "a");
+        assert_eq!(with("datastore: {path: /d}\nuplink: {interface: eth0}\n", &[("HOSTNAME", "Host-1")]).unwrap().node, "host-1");
+        let c = with(MINIMAL, &[("FELIX_VXLANPORT", "4790"), ("IP", "nonsense")]).unwrap();
+        assert_eq!((c.felix.vxlan_port, &c.start), (Some(4790), &Settings::default()), "nothing is written to a folder");
+        assert_eq!(
+            with(MINIMAL, &[("FELIX_VXLANPORT", "0")]).unwrap_err(),
+            "environment variable FELIX_VXLANPORT=\"0\": a whole number from 1 to 65535 is required, not the number 0"
+        );
+    }
+
+    #[test]
     fn faults_name_file_line_key_and_remedy() {
         let long = "x".repeat(108);
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
-            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp"),
+            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp"),
             ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
             ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (
@@ -313,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let e = Config::load(Path::new("/nonexistent/node.yaml")).unwrap_err().to_string();
+        let e = Config::load(Path::new("/nonexistent/node.yaml"), &Environment::default()).unwrap_err().to_string();
         assert!(e.contains("/nonexistent/node.yaml: ") && e.contains("--config"), "{e}");
     }
 }

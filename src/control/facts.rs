@@ -6,6 +6,7 @@ use super::plan;
 use super::ports::PortFact;
 use crate::fib::AdjId;
 use crate::frame::PortId;
+use crate::ops::view::ConfigRow;
 use crate::wire::Mac;
 use crate::worker::Counters;
 use ipnet::Ipv4Net;
@@ -52,6 +53,8 @@ pub struct Facts {
     pub neighbours: Vec<NeighFact>,
     pub ports: Vec<PortFact>,
     pub problems: Vec<String>,
+    /// Every setting with where it comes from.
+    pub config: Vec<ConfigRow>,
 }
 
 /// Facts and counters, shared with those who look.

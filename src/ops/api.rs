@@ -1,7 +1,7 @@
 //! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
 //! Small enough to be written out here, plain enough for `curl --unix-socket`.
 
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use super::view::{ConfigRow, CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -35,11 +35,20 @@ pub enum Resource {
     Drops,
     Counters,
     Status,
+    Config,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 7] =
-        [Resource::Fib, Resource::Fdb, Resource::Neigh, Resource::Ports, Resource::Drops, Resource::Counters, Resource::Status];
+    pub const ALL: [Resource; 8] = [
+        Resource::Fib,
+        Resource::Fdb,
+        Resource::Neigh,
+        Resource::Ports,
+        Resource::Drops,
+        Resource::Counters,
+        Resource::Status,
+        Resource::Config,
+    ];
 
     /// Path of the resource in a request.
     pub const fn path(self) -> &'static str {
@@ -51,6 +60,7 @@ impl Resource {
             Resource::Drops => "/v1/drops",
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
+            Resource::Config => "/v1/config",
         }
     }
 
@@ -63,6 +73,7 @@ impl Resource {
             Resource::Drops => serde_json::to_vec(&s.drops()),
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
+            Resource::Config => serde_json::to_vec(&s.config()),
         }
     }
 }
@@ -279,6 +290,10 @@ impl Client {
     pub fn counters(&self) -> Result<Vec<CounterRow>, ClientError> {
         self.get(Resource::Counters)
     }
+    pub fn config(&self) -> Result<Vec<ConfigRow>, ClientError> {
+        self.get(Resource::Config)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
@@ -367,6 +382,9 @@ mod tests {
         fn counters(&self) -> Vec<CounterRow> {
             vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
         }
+        fn config(&self) -> Vec<ConfigRow> {
+            vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]
+        }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")
         }
@@ -421,6 +439,7 @@ mod tests {
         assert_eq!(client.fdb().unwrap(), Fixed.fdb());
         assert_eq!(client.drops().unwrap(), Fixed.drops());
         assert_eq!(client.counters().unwrap(), Fixed.counters());
+        assert_eq!(client.config().unwrap(), Fixed.config());
         let mode = fs::metadata(server.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
     }

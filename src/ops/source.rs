@@ -1,7 +1,7 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
 use super::api;
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use super::view::{ConfigRow, CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared};
 use crate::drop::DropReason;
@@ -108,6 +108,10 @@ impl Source for Shared {
         }
         rows.push(total);
         rows
+    }
+
+    fn config(&self) -> Vec<ConfigRow> {
+        self.facts().config.clone()
     }
 
     fn status(&self) -> StatusRow {

@@ -111,6 +111,16 @@ pub struct StatusRow {
     pub problems: Vec<String>,
 }
 
+/// One setting in force, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRow {
+    /// A key of the configuration file, an environment variable, a field of FelixConfiguration, or what is detected.
+    pub key: String,
+    pub value: String,
+    /// `FILE:LINE`, `environment NAME`, `FelixConfiguration NAME`, `detected: ...`, `default`, or `ignored: ...`.
+    pub source: String,
+}
+
 /// What the API asks of the daemon. Called from a tokio task; must not block.
 pub trait Source: Send + Sync + 'static {
     fn fib(&self) -> Vec<FibRow>;
@@ -120,4 +130,5 @@ pub trait Source: Send + Sync + 'static {
     fn drops(&self) -> Vec<DropRow>;
     fn counters(&self) -> Vec<CounterRow>;
     fn status(&self) -> StatusRow;
+    fn config(&self) -> Vec<ConfigRow>;
 }

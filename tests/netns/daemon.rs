@@ -26,9 +26,10 @@ impl Node {
         let socket = dir.join(format!("{index}.sock"));
         let config = dir.join(format!("{index}.yaml"));
         let text = format!(
-            "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\n",
+            "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\ncalico: {{dir: {}}}\n",
             dir.join("state").display(),
-            socket.display()
+            socket.display(),
+            dir.join(format!("calico{index}")).display()
         );
         std::fs::write(&config, text).unwrap();
         let node = Node { index, ns, pod, config, socket, daemon: None };

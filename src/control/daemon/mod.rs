@@ -4,6 +4,7 @@
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
 mod host;
+mod node;
 mod opener;
 mod report;
 mod start;
@@ -15,9 +16,11 @@ use super::cluster::Cluster;
 use super::config::{self, Config, Datastore, WorkloadDriver};
 use super::datastore::{self, FileStore};
 use super::desired::Desired;
+use super::env::Environment;
 use super::facts::{Facts, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
+use super::node::{Files, Task};
 use super::plan::{Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
 use crate::snapshot;
@@ -73,7 +76,7 @@ fn fail(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// Runs the node until SIGTERM or SIGINT. Logging must have been set up. Blocks the calling thread; what it
 /// opens is in that thread's network namespace.
 pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
-    let config = Config::load(config_path)?;
+    let config = Config::load(config_path, &Environment::of_process())?;
     start::check_rights()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail("start the runtime"))?;
     runtime.block_on(async {
@@ -86,6 +89,7 @@ pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
         }
         let mut daemon = Daemon::new(config_path, config, serve)?;
         let result = daemon.main_loop().await;
+        daemon.node.leave().await;
         daemon.shut_down();
         result
     })
@@ -124,6 +128,8 @@ struct Daemon {
     planner: Planner,
     workers: Workers,
     shared: Arc<Shared>,
+    /// What this node says of itself, in the datastore and on this host.
+    node: Task,
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
@@ -141,7 +147,10 @@ fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
 impl Daemon {
     fn new(config_path: &Path, config: Config, serve: Serve) -> Result<Daemon, DaemonError> {
         let Datastore::File { path } = &config.datastore;
-        let (store, cluster) = FileStore::open(path)?;
+        let (store, mut cluster) = FileStore::open(path)?;
+        cluster.felix_here = config.felix.clone();
+        let node = Task::of_files(Files::new(&config.calico.dir));
+        node::tell_ignored(&config);
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
@@ -163,6 +172,7 @@ impl Daemon {
             planner: Planner::new(publisher, workers.counters()),
             workers,
             shared,
+            node,
             dirty,
             in_sync: false,
             next_housekeeping: Instant::now(),
@@ -193,10 +203,8 @@ impl Daemon {
                     ready.map_err(fail("wait for workers"))?.clear_ready();
                     self.worker_events()?;
                 }
-                cluster = self.store.next() => {
-                    self.cluster = cluster;
-                    self.dirty.cluster();
-                }
+                cluster = self.store.next() => self.take(cluster),
+                () = self.node.changed() => self.report(),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());
@@ -204,6 +212,12 @@ impl Daemon {
                 () = tokio::time::sleep_until(until) => {}
             }
         }
+    }
+
+    /// Takes a new state of the cluster over.
+    fn take(&mut self, cluster: Cluster) {
+        self.cluster = Cluster { felix_here: self.config.felix.clone(), ..cluster };
+        self.dirty.cluster();
     }
 
     /// When there is something to do without being told.
@@ -343,7 +357,7 @@ impl Daemon {
     /// SIGHUP: what can change while running does; the datastore is read again.
     fn reload(&mut self) {
         self.store.rescan();
-        let new = match Config::load(&self.config_path) {
+        let new = match Config::load(&self.config_path, &self.config.origins.env) {
             Ok(c) => c,
             Err(e) => return tracing::error!("reload: {e}; the configuration in force stays"),
         };
@@ -354,17 +368,20 @@ impl Daemon {
             ("host.interface", old.host.interface != new.host.interface),
             ("workers", old.workers != new.workers),
             ("api.socket", old.api.socket != new.api.socket),
+            ("calico.dir", old.calico.dir != new.calico.dir),
         ];
-        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+        let stayed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
+        for key in &stayed {
             tracing::warn!("reload: {key} cannot change while running: restart for that");
         }
-        if old.datastore != new.datastore {
+        self.config.origins.renew(&new.origins, &stayed);
+        if self.config.datastore != new.datastore {
             let Datastore::File { path } = &new.datastore;
             match FileStore::open(path) {
                 Ok((store, cluster)) => {
-                    (self.store, self.cluster) = (store, cluster);
+                    self.store = store;
                     self.config.datastore = new.datastore.clone();
-                    self.dirty.cluster();
+                    self.take(cluster);
                 }
                 Err(e) => tracing::error!("reload: {e}; the datastore in force stays"),
             }

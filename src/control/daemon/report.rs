@@ -3,6 +3,7 @@
 use super::Daemon;
 use crate::control::facts::{Facts, NeighFact, RouteFact};
 use crate::control::netlink::NeighState;
+use crate::control::origins;
 use crate::control::plan;
 use crate::control::ports::{Key, PortFact};
 use crate::frame::PortId;
@@ -12,6 +13,7 @@ use std::net::Ipv4Addr;
 impl Daemon {
     /// Refreshes the facts; logs problems that are new and those that are over.
     pub(super) fn report(&mut self) {
+        self.tell_node();
         let problems = self.problems();
         let now: BTreeSet<String> = problems.iter().cloned().collect();
         now.difference(&self.told).for_each(|p| tracing::warn!("{p}"));
@@ -24,13 +26,14 @@ impl Daemon {
     fn problems(&self) -> Vec<String> {
         let store = self.store.problems().iter().map(ToString::to_string);
         let all = store.chain(self.desired.warnings.iter().cloned()).chain(self.ports.problems());
-        all.chain(self.plan_problems.iter().cloned()).chain(self.host_problems.iter().cloned()).collect()
+        let own = self.node.report();
+        let all = all.chain(self.plan_problems.iter().cloned()).chain(self.host_problems.iter().cloned());
+        all.chain(own.problems().cloned()).collect()
     }
 
     fn facts(&self, problems: Vec<String>) -> Facts {
         let node = self.desired.node.as_ref();
         let ports = self.ports.facts();
-        let uplink_mtu = self.netlink.view().link_by_name(&self.config.uplink.interface).map(|l| plan::mtu16(l.mtu));
         Facts {
             node: self.config.node.clone(),
             uplink: self.config.uplink.interface.clone(),
@@ -38,14 +41,22 @@ impl Daemon {
             generation: self.planner.generation(),
             address: node.map(|n| n.address.addr()),
             tunnel_address: node.and_then(|n| n.tunnel_address),
-            pod_mtu: node.zip(uplink_mtu).map(|(n, mtu)| plan::pod_mtu(n, mtu)),
+            pod_mtu: self.pod_mtu(),
             vni: node.map_or(0, |n| n.vni.get()),
             routes: self.routes(&ports),
             vteps: self.desired.vteps.values().cloned().collect(),
             neighbours: self.neighbours(),
             ports,
             problems,
+            config: origins::rows(&self.config, &self.cluster, &self.node.report(), self.pod_mtu()),
         }
+    }
+
+    /// What pods are to use; `None` until this node and its uplink are known.
+    pub(super) fn pod_mtu(&self) -> Option<u16> {
+        let (view, uplink) = (self.netlink.view(), &self.config.uplink.interface);
+        let node = self.desired.node.as_ref().filter(|_| view.link_by_name(uplink).is_some())?;
+        Some(plan::pod_mtu(node, plan::host_mtu(node, view, uplink)))
     }
 
     fn routes(&self, ports: &[PortFact]) -> Vec<RouteFact> {
