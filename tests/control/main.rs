@@ -4,6 +4,8 @@ mod calc;
 mod faults;
 mod golden;
 mod history;
+mod node;
+mod node_task;
 mod samples;
 mod store;
 mod support;

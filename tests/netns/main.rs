@@ -1,6 +1,7 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
 mod daemon;
+mod detection;
 mod differential;
 mod ipip_peer;
 mod kernel_node;

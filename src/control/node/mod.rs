@@ -27,6 +27,7 @@ mod tunnel;
 pub use address::{AddressError, Found, choose};
 pub use condition::Network;
 pub use files::Files;
+pub use host::read as read_host;
 pub use object::NodeObject;
 pub use pass::{NodeError, Pass};
 pub use pool::free_range;

@@ -7,8 +7,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 pub const ADDRESS: &str = "projectcalico.org/IPv4Address";
 pub const AS_NUMBER: &str = "projectcalico.org/ASNumber";
-pub const VXLAN_ADDRESS: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
-pub const IPIP_ADDRESS: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
 
 /// A node as it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,12 +59,15 @@ impl NodeObject {
 mod tests {
     use super::*;
 
+    const VXLAN: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
+    const IPIP: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
+
     #[test]
     fn a_patch_holds_differences_only() {
         let node = NodeObject(
-            json!({"metadata": {"name": "a", "resourceVersion": "7", "annotations": {ADDRESS: "10.0.0.1/24", "x": "y", VXLAN_ADDRESS: ""}}}),
+            json!({"metadata": {"name": "a", "resourceVersion": "7", "annotations": {ADDRESS: "10.0.0.1/24", "x": "y", VXLAN: ""}}}),
         );
-        assert_eq!(node.annotate(&[(ADDRESS, Some("10.0.0.1/24".into())), (IPIP_ADDRESS, None), (VXLAN_ADDRESS, None)]), None);
+        assert_eq!(node.annotate(&[(ADDRESS, Some("10.0.0.1/24".into())), (IPIP, None), (VXLAN, None)]), None);
         let patch = node.annotate(&[(ADDRESS, None), (AS_NUMBER, Some("64512".into())), ("x", Some("y".into()))]).unwrap();
         assert_eq!(patch, json!({"metadata": {"resourceVersion": "7", "annotations": {ADDRESS: null, AS_NUMBER: "64512"}}}));
     }

@@ -9,6 +9,7 @@ use super::settings::{Networking, Settings};
 use super::tunnel::{self, TunnelError};
 use super::{defaults, pool};
 use crate::control::datastore::objects::{AccessError, Id, Objects, Resource};
+use crate::control::ipam::Ipam;
 use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
@@ -52,11 +53,9 @@ pub struct Outcome {
 }
 
 /// What a pass needs to know.
-#[derive(Debug)]
 pub struct Pass<'a, O> {
-    pub objects: &'a O,
-    /// This node's name.
-    pub node: &'a str,
+    /// Of this node, with the datastore.
+    pub ipam: &'a Ipam<O>,
     pub settings: &'a Settings,
     /// Of the running kernel.
     pub boot_id: Option<&'a str>,
@@ -71,12 +70,21 @@ impl<O: Objects> Pass<'_, O> {
         };
         let mut faults = Vec::new();
         if let Some(setting) = &self.settings.pool {
-            faults.extend(pool::ensure(self.objects, setting, &host.interfaces).await.map_err(access("default IPPool")).err());
+            faults.extend(pool::ensure(self.objects(), setting, &host.interfaces).await.map_err(access("default IPPool")).err());
         }
         let cluster_type = self.settings.cluster_type.as_deref();
-        faults.extend(defaults::ensure(self.objects, cluster_type).await.map_err(access("default objects")).err());
+        faults.extend(defaults::ensure(self.objects(), cluster_type).await.map_err(access("default objects")).err());
         faults.extend(self.tunnels().await.err());
         Ok(Outcome { found, faults })
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        self.ipam.node()
+    }
+
+    fn objects(&self) -> &O {
+        self.ipam.objects()
     }
 
     /// Sets the condition NetworkUnavailable.
@@ -85,9 +93,9 @@ impl<O: Objects> Pass<'_, O> {
             return Ok(());
         }
         for last in (1..=TRIES).map(|n| n == TRIES) {
-            let node = self.node(self.settings.kube_node.as_deref().unwrap_or(self.node)).await?;
+            let node = self.node(self.settings.kube_node.as_deref().unwrap_or(self.name())).await?;
             let Some(patch) = network.patch(&node, SystemTime::now()) else { return Ok(()) };
-            match self.objects.patch_status(&node.id(), patch).await {
+            match self.objects().patch_status(&node.id(), patch).await {
                 Err(e) if e.is_conflict() && !last => {}
                 other => return other.map(drop).map_err(access("condition NetworkUnavailable")),
             }
@@ -96,13 +104,13 @@ impl<O: Objects> Pass<'_, O> {
     }
 
     async fn node(&self, name: &str) -> Result<NodeObject, NodeError> {
-        let found = self.objects.get(&Id::cluster(Resource::Node, name)).await.map_err(access("read the node"))?;
+        let found = self.objects().get(&Id::cluster(Resource::Node, name)).await.map_err(access("read the node"))?;
         found.map(NodeObject).ok_or_else(|| NodeError::Missing { name: name.into() })
     }
 
     async fn internal_ips(&self, node: &NodeObject) -> Result<Vec<IpAddr>, NodeError> {
         match &self.settings.kube_node {
-            Some(other) if *other != self.node => Ok(self.node(other).await?.internal_ips()),
+            Some(other) if other != self.name() => Ok(self.node(other).await?.internal_ips()),
             _ => Ok(node.internal_ips()),
         }
     }
@@ -110,11 +118,11 @@ impl<O: Objects> Pass<'_, O> {
     /// Finds the address, and writes it and the AS number.
     async fn address(&self, host: &Host) -> Result<Found, NodeError> {
         for last in (1..=TRIES).map(|n| n == TRIES) {
-            let node = self.node(self.node).await?;
+            let node = self.node(self.name()).await?;
             let host = Host { internal_ips: self.internal_ips(&node).await?, ..host.clone() };
             let stored = node.address();
             let found = address::choose(self.settings.address, &self.settings.method, &host, stored)
-                .map_err(|source| NodeError::Address { name: self.node.into(), source })?;
+                .map_err(|source| NodeError::Address { name: self.name().into(), source })?;
             if self.settings.check_duplicates {
                 self.one_machine(&node, &host)?;
                 if stored.map(|a| a.addr()) != Some(found.address.addr()) {
@@ -124,24 +132,24 @@ impl<O: Objects> Pass<'_, O> {
             let mut wanted = vec![(object::ADDRESS, Some(written(found.address, &node)))];
             wanted.extend(self.settings.as_number.map(|n| (object::AS_NUMBER, Some(n.to_string()))));
             let Some(patch) = node.annotate(&wanted) else { return Ok(found) };
-            match self.objects.patch(&node.id(), patch).await {
+            match self.objects().patch(&node.id(), patch).await {
                 Ok(_) => {
-                    tracing::info!("node {}: address {} ({})", self.node, found.address, found.origin);
+                    tracing::info!("node {}: address {} ({})", self.name(), found.address, found.origin);
                     return Ok(found);
                 }
                 Err(e) if e.is_conflict() && !last => {}
                 Err(e) => return Err(access("write the node's address")(e)),
             }
         }
-        Err(NodeError::Missing { name: self.node.into() })
+        Err(NodeError::Missing { name: self.name().into() })
     }
 
     /// Refuses an address that another node has.
     async fn alone(&self, address: Ipv4Addr) -> Result<(), NodeError> {
-        let all = self.objects.list(Resource::Node, None).await.map_err(access("look for nodes with the same address"))?;
-        let mut others = all.into_iter().map(NodeObject).filter(|n| n.name() != self.node);
+        let all = self.objects().list(Resource::Node, None).await.map_err(access("look for nodes with the same address"))?;
+        let mut others = all.into_iter().map(NodeObject).filter(|n| n.name() != self.name());
         match others.find(|n| n.address().is_some_and(|a| a.addr() == address)) {
-            Some(other) => Err(NodeError::DuplicateAddress { name: self.node.into(), address, other: other.name().into() }),
+            Some(other) => Err(NodeError::DuplicateAddress { name: self.name().into(), address, other: other.name().into() }),
             None => Ok(()),
         }
     }
@@ -158,20 +166,20 @@ impl<O: Objects> Pass<'_, O> {
             return Ok(());
         }
         let ours = detect::detect(&Method::FirstFound, host).map_or("no address".into(), |d| d.address.addr().to_string());
-        Err(NodeError::TwoMachines { name: self.node.into(), theirs: theirs[0].to_string(), ours })
+        Err(NodeError::TwoMachines { name: self.name().into(), theirs: theirs[0].to_string(), ours })
     }
 
     /// Brings the tunnel addresses in line with the pools.
     async fn tunnels(&self) -> Result<(), NodeError> {
-        let fault = |source| NodeError::Tunnel { name: self.node.into(), source };
+        let fault = |source| NodeError::Tunnel { name: self.name().into(), source };
         for last in (1..=TRIES).map(|n| n == TRIES) {
-            let node = self.node(self.node).await?;
-            let wanted = tunnel::wanted(self.objects, &node).await.map_err(fault)?;
+            let node = self.node(self.name()).await?;
+            let wanted = tunnel::wanted(self.ipam, &node).await.map_err(fault)?;
             let Some(patch) = node.annotate(&wanted) else { return Ok(()) };
-            match self.objects.patch(&node.id(), patch).await {
+            match self.objects().patch(&node.id(), patch).await {
                 Ok(_) => {
                     for (key, value) in &wanted {
-                        tracing::info!("node {}: {key} {}", self.node, value.as_deref().unwrap_or("none"));
+                        tracing::info!("node {}: {key} {}", self.name(), value.as_deref().unwrap_or("none"));
                     }
                     return Ok(());
                 }

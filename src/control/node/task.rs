@@ -5,9 +5,10 @@ use super::Found;
 use super::condition::Network;
 use super::files::Files;
 use super::host;
-use super::pass::Pass;
+use super::pass::{NodeError, Pass};
 use super::settings::Settings;
 use crate::control::datastore::objects::Objects;
+use crate::control::ipam::Ipam;
 use crate::control::model::{IpPool, Node};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -75,12 +76,12 @@ impl Task {
         Task::with(|told, report| async move { keep_mtu(told, report, &files).await })
     }
 
-    /// For a datastore in which the node describes itself as `name`.
-    pub fn of_node<O: Objects + 'static>(objects: O, name: String, settings: Settings, files: Files) -> Task {
+    /// For a datastore in which the node describes itself.
+    pub fn of_node<O: Objects + 'static>(ipam: Ipam<O>, settings: Settings, files: Files) -> Task {
         Task::with(|told, report| async move {
             let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
             let boot_id = boot_id.as_deref().map(str::trim);
-            let pass = Pass { objects: &objects, node: &name, settings: &settings, boot_id };
+            let pass = Pass { ipam: &ipam, settings: &settings, boot_id };
             // The former ends with the daemon, the latter not by itself.
             tokio::select! {
                 () = keep_mtu(told.clone(), report.clone(), &files) => {}
@@ -211,8 +212,9 @@ async fn one<O: Objects>(pass: &Pass<'_, O>, in_sync: bool, files: &Files) -> (O
         Err(e) => return (None, vec![e.to_string()]),
     };
     let mut problems: Vec<String> = outcome.faults.iter().map(ToString::to_string).collect();
-    problems.extend(files.set_nodename(pass.node).err().map(|e| e.to_string()));
-    if in_sync {
+    problems.extend(files.set_nodename(pass.name()).err().map(|e| e.to_string()));
+    // Without its tunnels' addresses the node's pods cannot be reached: Kubernetes is not to send any here.
+    if in_sync && !outcome.faults.iter().any(|f| matches!(f, NodeError::Tunnel { .. })) {
         problems.extend(pass.network(Network::Up).await.err().map(|e| e.to_string()));
     }
     (outcome.found, problems)
