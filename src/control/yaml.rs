@@ -2,6 +2,7 @@
 //! Config and manifests are both read through it, so every complaint has a line and the field's full path.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as Json;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 use std::fmt;
 use std::str::FromStr;
@@ -53,6 +54,41 @@ enum Data {
 struct Key {
     line: u32,
     name: String,
+}
+
+impl Value {
+    /// The same as JSON. Numbers that JSON cannot hold (infinities, beyond 64 bits) become text.
+    pub fn to_json(&self) -> Json {
+        match &self.data {
+            Data::Null => Json::Null,
+            Data::Bool(b) => Json::Bool(*b),
+            Data::Int(i) => {
+                let number = i64::try_from(*i).map(Json::from).or_else(|_| u64::try_from(*i).map(Json::from));
+                number.unwrap_or_else(|_| Json::String(i.to_string()))
+            }
+            Data::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| Json::String(f.to_string()), Json::Number),
+            Data::Text(s) => Json::String(s.clone()),
+            Data::List(l) => l.iter().map(Value::to_json).collect(),
+            Data::Map(m) => Json::Object(m.iter().map(|(k, v)| (k.name.clone(), v.to_json())).collect()),
+        }
+    }
+
+    /// JSON as it would have been read, without lines.
+    pub fn of_json(json: &Json) -> Value {
+        let data = match json {
+            Json::Null => Data::Null,
+            Json::Bool(b) => Data::Bool(*b),
+            Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+                (Some(i), _) => Data::Int(i.into()),
+                (_, Some(u)) => Data::Int(u.into()),
+                _ => Data::Float(n.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(s) => Data::Text(s.clone()),
+            Json::Array(a) => Data::List(a.iter().map(Value::of_json).collect()),
+            Json::Object(o) => Data::Map(o.iter().map(|(k, v)| (Key { line: 0, name: k.clone() }, Value::of_json(v))).collect()),
+        };
+        Value { line: 0, data }
+    }
 }
 
 /// All documents of a text, empty ones left out.
@@ -254,6 +290,29 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The keys of a mapping, each with its value; none if absent.
+    pub fn children(&self) -> Result<Vec<(&'a str, Field<'a>)>, FieldError> {
+        let child = |(key, value): &'a (Key, Value)| {
+            let mut field = Field::new(value, self.child_path(&key.name));
+            field.line = key.line;
+            (key.name.as_str(), field)
+        };
+        Ok(self.entries()?.iter().map(child).collect())
+    }
+
+    /// A whole number of any size, if it is one.
+    pub fn integer(&self) -> Option<i128> {
+        match self.data {
+            Some(Data::Int(i)) => Some(*i),
+            _ => None,
+        }
+    }
+
+    /// What stands here, in words.
+    pub fn describe(&self) -> String {
+        self.data.map_or_else(|| "nothing".to_owned(), Data::describe)
+    }
+
     /// Refuses keys other than these.
     pub fn only(&self, allowed: &[&str]) -> Result<(), FieldError> {
         match self.entries()?.iter().find(|(k, _)| !allowed.contains(&k.name.as_str())) {
@@ -413,6 +472,17 @@ mod tests {
             assert!(line == 0 || e.line == line, "{text:?}: {e:?}");
             assert!(!e.message.contains('\n') && !e.message.contains(" at line") && !e.message.is_empty(), "{e:?}");
         }
+    }
+
+    #[test]
+    fn json_and_back() {
+        let v = one("a: [1, -2, 18446744073709551615, 1.5, .inf, true, null, 'x']\nb: {c: '7'}\n");
+        let json = v.to_json();
+        assert_eq!(json.to_string(), r#"{"a":[1,-2,18446744073709551615,1.5,"inf",true,null,"x"],"b":{"c":"7"}}"#);
+        assert_eq!(Value::of_json(&json).to_json(), json);
+        let back = Value::of_json(&json);
+        let children: Vec<_> = Field::root(&back).children().unwrap().into_iter().map(|(k, f)| (k.to_owned(), f.describe())).collect();
+        assert_eq!(children, [("a".into(), "a list".to_owned()), ("b".into(), "a mapping".into())]);
     }
 
     #[test]

@@ -210,3 +210,34 @@ pub trait Objects {
 
     fn delete(&self, id: &Id, preconditions: &Preconditions) -> impl Future<Output = Access<()>>;
 }
+
+/// A borrowed store is a store.
+impl<O: Objects> Objects for &O {
+    fn get(&self, id: &Id) -> impl Future<Output = Access<Option<Value>>> {
+        (**self).get(id)
+    }
+
+    fn list(&self, resource: Resource, namespace: Option<&str>) -> impl Future<Output = Access<Vec<Value>>> {
+        (**self).list(resource, namespace)
+    }
+
+    fn create(&self, resource: Resource, object: Value) -> impl Future<Output = Access<Value>> {
+        (**self).create(resource, object)
+    }
+
+    fn update(&self, resource: Resource, object: Value) -> impl Future<Output = Access<Value>> {
+        (**self).update(resource, object)
+    }
+
+    fn patch(&self, id: &Id, patch: Value) -> impl Future<Output = Access<Value>> {
+        (**self).patch(id, patch)
+    }
+
+    fn patch_status(&self, id: &Id, patch: Value) -> impl Future<Output = Access<Value>> {
+        (**self).patch_status(id, patch)
+    }
+
+    fn delete(&self, id: &Id, preconditions: &Preconditions) -> impl Future<Output = Access<()>> {
+        (**self).delete(id, preconditions)
+    }
+}

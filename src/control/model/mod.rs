@@ -168,6 +168,14 @@ impl Manifest {
     }
 }
 
+/// A core `v1` Pod from JSON.
+pub fn pod_of_json(document: &serde_json::Value) -> Result<Pod, FieldError> {
+    let tree = Value::of_json(document);
+    let root = Field::root(&tree);
+    let (namespace, name) = names(&root, Kind::Pod)?;
+    pod::read(&root, namespace, name)
+}
+
 /// Namespace (`default` if none is given) and name.
 fn names<'a>(root: &Field<'a>, kind: Kind) -> Result<(&'a str, &'a str), FieldError> {
     let metadata = root.get("metadata")?;
