@@ -9,8 +9,12 @@ use tortie::control::ipam::Ipam;
 use tortie::control::node::{Files, Local, Report, Task};
 use tortie::testing::objects::MemObjects;
 
-const ENV: &[(&str, &str)] =
-    &[("IP", "10.0.0.1/24"), ("CALICO_IPV4POOL_CIDR", "10.244.0.0/16"), ("CALICO_IPV4POOL_VXLAN", "Always"), ("DISABLE_NODE_IP_CHECK", "true")];
+const ENV: &[(&str, &str)] = &[
+    ("IP", "10.0.0.1/24"),
+    ("CALICO_IPV4POOL_CIDR", "10.244.0.0/16"),
+    ("CALICO_IPV4POOL_VXLAN", "Always"),
+    ("DISABLE_NODE_IP_CHECK", "true"),
+];
 
 fn task(store: &MemObjects, dir: &std::path::Path) -> Task {
     Task::of_node(Ipam::new(store.clone(), "a"), settings(ENV), Files::new(dir))

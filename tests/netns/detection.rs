@@ -13,7 +13,7 @@ fn found(ns: &Namespace, method: &str) -> Result<String, String> {
     detect(&method, &host).map(|d| format!("{} {}", d.interface, d.address)).map_err(|e| e.to_string())
 }
 
-/// In order of index: lo, eth0, ens9, bond4, docker0, br-77, cali12, tunl0-like and one without an address.
+/// In order of index, each a veth whose other end (`p-...`) stays here.
 fn host() -> Namespace {
     let ns = Namespace::new("detect");
     for (name, addresses) in [
@@ -27,7 +27,7 @@ fn host() -> Namespace {
         ("tunl-tortie", &["10.244.1.0/32"]),
         ("eth5", &[]),
     ] {
-        ns.sh(&format!("ip link add {name} type dummy; ip link set {name} up"));
+        ns.sh(&format!("ip link add {name} type veth peer name p-{name}; ip link set {name} up; ip link set p-{name} up"));
         addresses.iter().for_each(|a| drop(ns.sh(&format!("ip addr add {a} dev {name}"))));
     }
     ns.sh("ip route add 198.51.100.0/24 via 10.0.0.1; ip route add 203.0.113.0/24 dev bond4 src 192.168.7.3");
@@ -54,7 +54,7 @@ fn every_method_on_a_host_with_many_interfaces() {
     let e = found(&ns, "can-reach=8.8.8.8").unwrap_err();
     assert!(e.starts_with("8.8.8.8 cannot be reached: Network is unreachable"), "{e}");
     let e = found(&ns, "interface=eth5").unwrap_err();
-    assert!(e.contains("interface=eth5") && e.contains("docker0, br-77"), "{e}");
+    assert!(e.contains("interface=eth5") && e.contains("docker0"), "{e}");
 }
 
 #[test]
