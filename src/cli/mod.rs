@@ -3,12 +3,15 @@
 mod config;
 mod counters;
 mod drops;
+mod explain;
 mod fdb;
 mod fib;
 mod lab;
 mod neigh;
 mod ports;
+mod replay;
 mod run;
+mod state;
 mod status;
 mod table;
 mod view;
@@ -45,6 +48,12 @@ enum Verb {
     Status(view::View),
     /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
     Config(view::View),
+    /// What would happen to a packet, and why: route, pool, encapsulation, MTU, the bytes that leave
+    Explain(explain::Args),
+    /// The data plane's state as JSON: what `explain` and `replay` work on
+    State(state::Args),
+    /// A capture through a saved state: the same frames and verdicts on any machine
+    Replay(replay::Args),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -66,6 +75,9 @@ pub fn main() -> ExitCode {
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
         Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
+        Verb::Explain(a) => explain::run(&a),
+        Verb::State(a) => state::run(&a),
+        Verb::Replay(a) => replay::run(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

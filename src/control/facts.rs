@@ -1,17 +1,25 @@
 //! What is in force, for whoever looks at the daemon from outside: refreshed with each update, read under a
 //! lock that is held for a pointer's copy only. Counters are read live from the workers.
 
+use super::cluster::Cluster;
 use super::desired::{Route, Vtep};
 use super::plan;
 use super::ports::PortFact;
 use crate::fib::AdjId;
 use crate::frame::PortId;
 use crate::ops::view::ConfigRow;
+use crate::snapshot::Snapshot;
 use crate::wire::Mac;
 use crate::worker::Counters;
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A control plane that takes longer does not answer.
+const DUMP_WAIT: Duration = Duration::from_secs(10);
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,15 +65,54 @@ pub struct Facts {
     pub config: Vec<ConfigRow>,
 }
 
+/// A port in use and the interface that it is on.
+#[derive(Clone, Debug)]
+pub struct DumpPort {
+    pub out: plan::Out,
+    pub interface: String,
+}
+
+/// A route in force.
+#[derive(Clone, Debug)]
+pub struct DumpRoute {
+    pub prefix: Ipv4Net,
+    pub route: Route,
+    pub adjacency: AdjId,
+}
+
+/// Everything that forwarding depends on, and what it follows from.
+#[derive(Clone)]
+pub struct Dump {
+    pub node: String,
+    pub snapshot: Arc<Snapshot>,
+    pub ports: Vec<DumpPort>,
+    pub routes: Vec<DumpRoute>,
+    pub cluster: Cluster,
+    pub uplink_mtu: Option<u16>,
+}
+
+/// Where the answer to a request for a [`Dump`] goes.
+pub type DumpRequest = SyncSender<Dump>;
+
 /// Facts and counters, shared with those who look.
 pub struct Shared {
     facts: RwLock<Arc<Facts>>,
     counters: Vec<Arc<Counters>>,
+    dumps: UnboundedSender<DumpRequest>,
 }
 
 impl Shared {
-    pub fn new(facts: Facts, counters: Vec<Arc<Counters>>) -> Shared {
-        Shared { facts: RwLock::new(Arc::new(facts)), counters }
+    /// Requests for dumps come out of the other end of `dumps`.
+    pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, dumps: UnboundedSender<DumpRequest>) -> Shared {
+        Shared { facts: RwLock::new(Arc::new(facts)), counters, dumps }
+    }
+
+    /// Asks the control plane for everything that is in force; blocks until it answers, ten seconds at most. Not to be
+    /// called on the control plane's own thread.
+    pub fn dump(&self) -> Option<Dump> {
+        let (sender, receiver) = sync_channel(1);
+        self.dumps.send(sender).ok()?;
+        receiver.recv_timeout(DUMP_WAIT).ok()
     }
 
     /// The state at the last update.

@@ -1,6 +1,7 @@
 //! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
 //! Small enough to be written out here, plain enough for `curl --unix-socket`.
 
+use super::replay::State;
 use super::view::{ConfigRow, CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -36,10 +37,11 @@ pub enum Resource {
     Counters,
     Status,
     Config,
+    State,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 8] = [
+    pub const ALL: [Resource; 9] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -48,6 +50,7 @@ impl Resource {
         Resource::Counters,
         Resource::Status,
         Resource::Config,
+        Resource::State,
     ];
 
     /// Path of the resource in a request.
@@ -61,6 +64,7 @@ impl Resource {
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
             Resource::Config => "/v1/config",
+            Resource::State => "/v1/state",
         }
     }
 
@@ -74,6 +78,9 @@ impl Resource {
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
             Resource::Config => serde_json::to_vec(&s.config()),
+            Resource::State => {
+                serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
+            }
         }
     }
 }
@@ -298,6 +305,10 @@ impl Client {
         self.get(Resource::Status)
     }
 
+    pub fn state(&self) -> Result<State, ClientError> {
+        self.get(Resource::State)
+    }
+
     fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
         let body = self.body(r)?;
         serde_json::from_slice(&body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
@@ -387,6 +398,9 @@ mod tests {
         }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")
+        }
+        fn state(&self) -> Option<State> {
+            None
         }
     }
 

@@ -1,6 +1,7 @@
 //! Operations: what people and machines see of a running node.
 
 pub mod api;
+pub mod replay;
 mod source;
 pub mod view;
 

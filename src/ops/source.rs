@@ -1,6 +1,7 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
 use super::api;
+use super::replay::State;
 use super::view::{ConfigRow, CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared};
@@ -129,6 +130,10 @@ impl Source for Shared {
             pod_mtu: facts.pod_mtu,
             problems: facts.problems.clone(),
         }
+    }
+
+    fn state(&self) -> Option<State> {
+        self.dump().map(|d| State::from(&d))
     }
 }
 

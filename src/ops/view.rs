@@ -1,5 +1,6 @@
 //! The rows that the unix-socket API serves and the CLI prints. Field names are the API: scripts read them.
 
+use super::replay::State;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -131,4 +132,6 @@ pub trait Source: Send + Sync + 'static {
     fn counters(&self) -> Vec<CounterRow>;
     fn status(&self) -> StatusRow;
     fn config(&self) -> Vec<ConfigRow>;
+    /// The data plane's state; `None` if the control plane does not answer.
+    fn state(&self) -> Option<State>;
 }

@@ -10,12 +10,12 @@ use tortie::testing::netns::{ChildGuard, Namespace, veth};
 const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
 
 /// One node with one pod on a veth named `cali0`.
-struct Node {
-    index: u8,
-    ns: Namespace,
-    pod: Namespace,
+pub struct Node {
+    pub index: u8,
+    pub ns: Namespace,
+    pub pod: Namespace,
     config: PathBuf,
-    socket: PathBuf,
+    pub socket: PathBuf,
     daemon: Option<ChildGuard>,
 }
 
@@ -41,7 +41,7 @@ impl Node {
         format!("10.1.0.{}", self.index)
     }
 
-    fn pod_address(&self) -> String {
+    pub fn pod_address(&self) -> String {
         format!("10.244.{}.5", self.index)
     }
 
@@ -52,7 +52,7 @@ impl Node {
         self.pod.sh("ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1");
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.daemon = Some(self.ns.spawn(&[TORTIE, "run", "--config", self.config.to_str().unwrap()]));
         self.ready();
     }
@@ -90,7 +90,7 @@ impl Node {
         assert!(self.ping(to, 10), "{what}: {} to {to}\n{}", self.pod_address(), self.story());
     }
 
-    fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let c = Client::new(&self.socket);
         let drops: Vec<_> = c.drops().unwrap_or_default().into_iter().filter(|d| d.packets > 0).collect();
         let kernel = self.ns.sh("ip route; ip -br addr; ip neigh");
@@ -98,10 +98,10 @@ impl Node {
     }
 }
 
-struct Pair {
-    a: Node,
-    b: Node,
-    dir: tempfile::TempDir,
+pub struct Pair {
+    pub a: Node,
+    pub b: Node,
+    pub dir: tempfile::TempDir,
 }
 
 fn manifest(index: u8) -> String {
@@ -142,7 +142,7 @@ fn pool(vxlan: &str, ipip: &str) -> String {
 }
 
 impl Pair {
-    fn new(driver: &str, workers: u16) -> Pair {
+    pub fn new(driver: &str, workers: u16) -> Pair {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         std::fs::create_dir(&state).unwrap();
@@ -166,12 +166,12 @@ impl Pair {
         }
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.a.start();
         self.b.start();
     }
 
-    fn expect_both_ways(&self, what: &str) {
+    pub fn expect_both_ways(&self, what: &str) {
         self.a.expect_ping(&self.b.pod_address(), what);
         self.b.expect_ping(&self.a.pod_address(), what);
     }

@@ -3,6 +3,7 @@
 mod daemon;
 mod detection;
 mod differential;
+mod explain;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;

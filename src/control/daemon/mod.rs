@@ -3,6 +3,7 @@
 //!
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
+mod dump;
 mod host;
 mod node;
 mod opener;
@@ -17,7 +18,7 @@ use super::config::{self, Config, Datastore, WorkloadDriver};
 use super::datastore::{self, FileStore};
 use super::desired::Desired;
 use super::env::Environment;
-use super::facts::{Facts, Shared};
+use super::facts::{DumpRequest, Facts, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
 use super::node::{Files, Task};
@@ -36,6 +37,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use workers::Workers;
 
 /// Changes within this time are put in force together.
@@ -130,6 +132,7 @@ struct Daemon {
     shared: Arc<Shared>,
     /// What this node says of itself, in the datastore and on this host.
     node: Task,
+    dumps: UnboundedReceiver<DumpRequest>,
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
@@ -156,7 +159,8 @@ impl Daemon {
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
-        let shared = Arc::new(Shared::new(facts, workers.counters()));
+        let (requests, dumps) = unbounded_channel();
+        let shared = Arc::new(Shared::new(facts, workers.counters(), requests));
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster();
@@ -173,6 +177,7 @@ impl Daemon {
             workers,
             shared,
             node,
+            dumps,
             dirty,
             in_sync: false,
             next_housekeeping: Instant::now(),
@@ -205,6 +210,10 @@ impl Daemon {
                 }
                 cluster = self.store.next() => self.take(cluster),
                 () = self.node.changed() => self.report(),
+                Some(request) = self.dumps.recv() => {
+                    // Whoever asked may have gone meanwhile.
+                    let _ = request.send(self.dump());
+                }
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());

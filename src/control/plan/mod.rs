@@ -99,6 +99,11 @@ impl Planner {
         self.publisher.reader(worker)
     }
 
+    /// The snapshot in force.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.publisher.current()
+    }
+
     /// Generation in force.
     pub fn generation(&self) -> u64 {
         self.publisher.current().generation
