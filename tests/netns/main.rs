@@ -16,5 +16,6 @@ mod ports_xsk_queues;
 mod proof;
 mod random_packets;
 mod router;
+mod settings;
 mod vxlan_peer;
 mod wire;

@@ -376,6 +376,7 @@ impl Daemon {
             ("uplink.interface", old.uplink.interface != new.uplink.interface),
             ("host.interface", old.host.interface != new.host.interface),
             ("workers", old.workers != new.workers),
+            ("spin", old.spin != new.spin),
             ("api.socket", old.api.socket != new.api.socket),
             ("calico.dir", old.calico.dir != new.calico.dir),
         ];
