@@ -4,6 +4,7 @@ mod calc;
 mod faults;
 mod golden;
 mod history;
+mod ipam;
 mod node;
 mod node_task;
 mod samples;

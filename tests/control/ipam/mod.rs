@@ -1,0 +1,4 @@
+//! Address management on a datastore in memory.
+
+mod assign;
+mod support;
