@@ -15,7 +15,8 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT. Logs to standard error, at level info unless `TORTIE_LOG` says otherwise.
 pub fn run(args: &Args) -> Outcome {
-    let filter = EnvFilter::try_from_env("TORTIE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // The Kubernetes client logs every failed try; the datastore says it once.
+    let filter = EnvFilter::try_from_env("TORTIE_LOG").unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).with_target(false).init();
     crate::ops::run(&args.config)?;
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! The cluster's state as last known: one validated value per object, by kind and name.
 
 use super::model::{BlockAffinity, FelixConfiguration, IpPool, IpamBlock, Key, Kind, Node, Object, Pod, WorkloadEndpoint};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -34,33 +35,33 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Adds an object or puts it in place of the one of the same kind and name.
-    pub fn insert(&mut self, key: Key, object: Object) {
+    /// Adds an object or puts it in place of the one of the same kind and name; whether that changed anything.
+    pub fn insert(&mut self, key: Key, object: Object) -> bool {
         let name = key.name;
         match object {
-            Object::Node(o) => drop(self.nodes.insert(name, o)),
-            Object::KubeNode(o) => drop(self.kube_nodes.insert(name, o)),
-            Object::IpPool(o) => drop(self.pools.insert(name, o)),
-            Object::FelixConfiguration(o) => drop(self.felix.insert(name, o)),
-            Object::WorkloadEndpoint(o) => drop(self.endpoints.insert(name, o)),
-            Object::Pod(o) => drop(self.pods.insert(name, o)),
-            Object::IpamBlock(o) => drop(self.blocks.insert(name, o)),
-            Object::BlockAffinity(o) => drop(self.affinities.insert(name, o)),
+            Object::Node(o) => replace(&mut self.nodes, name, o),
+            Object::KubeNode(o) => replace(&mut self.kube_nodes, name, o),
+            Object::IpPool(o) => replace(&mut self.pools, name, o),
+            Object::FelixConfiguration(o) => replace(&mut self.felix, name, o),
+            Object::WorkloadEndpoint(o) => replace(&mut self.endpoints, name, o),
+            Object::Pod(o) => replace(&mut self.pods, name, o),
+            Object::IpamBlock(o) => replace(&mut self.blocks, name, o),
+            Object::BlockAffinity(o) => replace(&mut self.affinities, name, o),
         }
     }
 
-    /// Takes an object away.
-    pub fn remove(&mut self, key: &Key) {
+    /// Takes an object away; whether it was there.
+    pub fn remove(&mut self, key: &Key) -> bool {
         let name = &key.name;
         match key.kind {
-            Kind::Node => drop(self.nodes.remove(name)),
-            Kind::KubeNode => drop(self.kube_nodes.remove(name)),
-            Kind::IpPool => drop(self.pools.remove(name)),
-            Kind::FelixConfiguration => drop(self.felix.remove(name)),
-            Kind::WorkloadEndpoint => drop(self.endpoints.remove(name)),
-            Kind::Pod => drop(self.pods.remove(name)),
-            Kind::IpamBlock => drop(self.blocks.remove(name)),
-            Kind::BlockAffinity => drop(self.affinities.remove(name)),
+            Kind::Node => self.nodes.remove(name).is_some(),
+            Kind::KubeNode => self.kube_nodes.remove(name).is_some(),
+            Kind::IpPool => self.pools.remove(name).is_some(),
+            Kind::FelixConfiguration => self.felix.remove(name).is_some(),
+            Kind::WorkloadEndpoint => self.endpoints.remove(name).is_some(),
+            Kind::Pod => self.pods.remove(name).is_some(),
+            Kind::IpamBlock => self.blocks.remove(name).is_some(),
+            Kind::BlockAffinity => self.affinities.remove(name).is_some(),
         }
     }
 
@@ -98,6 +99,16 @@ impl Cluster {
         let get = |name: &str| self.felix.get(name).map_or(&none, |f| &**f);
         self.felix_here.over(&get(&format!("node.{node}")).over(get("default")))
     }
+}
+
+/// An equal object leaves the one that is there, with whoever shares it.
+fn replace<T: PartialEq>(map: &mut BTreeMap<String, Arc<T>>, name: String, object: Arc<T>) -> bool {
+    match map.entry(name) {
+        Entry::Occupied(e) if *e.get() == object => return false,
+        Entry::Occupied(mut e) => drop(e.insert(object)),
+        Entry::Vacant(e) => drop(e.insert(object)),
+    }
+    true
 }
 
 #[cfg(test)]

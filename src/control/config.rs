@@ -45,6 +45,8 @@ pub struct Config {
 pub enum Datastore {
     /// A folder of manifests.
     File { path: PathBuf },
+    /// An API server. Without a kubeconfig: that of the cluster that the daemon is a pod of.
+    Kubernetes { kubeconfig: Option<PathBuf> },
 }
 
 impl Datastore {
@@ -52,6 +54,7 @@ impl Datastore {
     pub fn is_written(&self) -> bool {
         match self {
             Datastore::File { .. } => false,
+            Datastore::Kubernetes { .. } => true,
         }
     }
 }
@@ -159,7 +162,10 @@ impl Config {
         };
         let root = Field::root(doc);
         let fault = |source| ConfigError::Field { path: path.into(), source };
-        let (node, mut config) = read(&root, path.parent().unwrap_or(Path::new(""))).map_err(fault)?;
+        let (node, mut config) = read(&root, path.parent().unwrap_or(Path::new("")), env.wants_kubernetes()?).map_err(fault)?;
+        if let (Datastore::Kubernetes { kubeconfig }, Some(path)) = (&mut config.datastore, env.get("KUBECONFIG")) {
+            *kubeconfig = Some(path.into());
+        }
         config.node = match env.node_name().map(str::to_owned).or(node).or_else(|| env.host_name()) {
             Some(name) => name,
             None => hostname().map_err(|source| ConfigError::Hostname { path: path.into(), source })?,
@@ -179,13 +185,13 @@ fn hostname() -> io::Result<String> {
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")) } else { Ok(name) }
 }
 
-fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
+fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<String>, Config), FieldError> {
     root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "calico", "xdp"])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
         node: String::new(),
-        datastore: datastore(&root.get("datastore")?, folder)?,
+        datastore: datastore(&root.get("datastore")?, folder, in_kubernetes)?,
         uplink: uplink(&root.get("uplink")?)?,
         workloads: workloads(&root.get("workloads")?)?,
         host: host(&root.get("host")?)?,
@@ -206,12 +212,21 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
     Ok((name, config))
 }
 
-fn datastore(f: &Field, folder: &Path) -> Result<Datastore, FieldError> {
-    f.only(&["kind", "path"])?;
+/// `in_kubernetes`: the environment says so, whatever the file has.
+fn datastore(f: &Field, folder: &Path, in_kubernetes: bool) -> Result<Datastore, FieldError> {
+    f.only(&["kind", "path", "kubeconfig"])?;
     let kind = f.get("kind")?;
+    let (path, kubeconfig) = (f.get("path")?, f.get("kubeconfig")?);
     match kind.text()? {
-        None | Some("file") => Ok(Datastore::File { path: folder.join(f.get("path")?.required_text()?) }),
-        Some(other) => Err(kind.error(format!("{other} is not supported yet; use file"))),
+        kind if in_kubernetes && kind != Some("kubernetes") => Ok(Datastore::Kubernetes { kubeconfig: None }),
+        None | Some("file") if kubeconfig.is_present() => Err(kubeconfig.error("only for kind kubernetes; set datastore.kind to that")),
+        None | Some("file") => Ok(Datastore::File { path: folder.join(path.required_text()?) }),
+        Some("kubernetes") if path.is_present() => Err(path.error("only for kind file; the API server is named by kubeconfig")),
+        Some("kubernetes") if kubeconfig.is_present() => {
+            Ok(Datastore::Kubernetes { kubeconfig: Some(folder.join(kubeconfig.required_text()?)) })
+        }
+        Some("kubernetes") => Ok(Datastore::Kubernetes { kubeconfig: None }),
+        Some(other) => Err(kind.error(format!("{} is not one of file, kubernetes", yaml::quoted(other)))),
     }
 }
 
@@ -319,6 +334,13 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_with_and_without_a_kubeconfig() {
+        let of = |keys: &str| parse(&MINIMAL.replace("path: /d", keys)).unwrap().datastore;
+        assert_eq!(of("kind: kubernetes"), Datastore::Kubernetes { kubeconfig: None });
+        assert_eq!(of("kind: kubernetes, kubeconfig: k"), Datastore::Kubernetes { kubeconfig: Some("/etc/tortie/k".into()) });
+    }
+
+    #[test]
     fn node_defaults_to_the_hostname() {
         let c = parse("datastore: {path: /d}\nuplink: {interface: eth0}\n").unwrap();
         assert!(!c.node.is_empty() && c.node == c.node.to_lowercase());
@@ -329,6 +351,19 @@ mod tests {
         assert_eq!(with(MINIMAL, &[("NODENAME", "From-Env"), ("HOSTNAME", "h")]).unwrap().node, "From-Env");
         assert_eq!(with(MINIMAL, &[("NODENAME", ""), ("HOSTNAME", "h")]).unwrap().node, "a");
         assert_eq!(with("datastore: {path: /d}\nuplink: {interface: eth0}\n", &[("HOSTNAME", "Host-1")]).unwrap().node, "host-1");
+        let of = |text: &str, env: &[(&str, &str)]| with(text, env).map(|c| c.datastore);
+        let kubernetes = |path: Option<&str>| Ok(Datastore::Kubernetes { kubeconfig: path.map(Into::into) });
+        let kube = MINIMAL.replace("path: /d", "kind: kubernetes, kubeconfig: k");
+        assert_eq!(of(MINIMAL, &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(None));
+        assert_eq!(of(MINIMAL, &[("DATASTORE_TYPE", "kubernetes"), ("KUBECONFIG", "/k")]), kubernetes(Some("/k")));
+        assert_eq!(of("uplink: {interface: eth0}\n", &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(None));
+        assert_eq!(of(&kube, &[("KUBECONFIG", "/other")]), kubernetes(Some("/other")));
+        assert_eq!(of(&kube, &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(Some("/etc/tortie/k")));
+        assert_eq!(of(MINIMAL, &[("KUBECONFIG", "/k")]), Ok(Datastore::File { path: "/d".into() }));
+        assert!(of(MINIMAL, &[("DATASTORE_TYPE", "etcdv3")]).unwrap_err().contains("DATASTORE_TYPE=\"etcdv3\": etcd is not supported"));
+        let c = with(&kube, &[("IP", "10.0.0.1/24")]).unwrap();
+        assert_eq!(c.start.address.to_string(), "10.0.0.1/24");
+        assert!(with(&kube, &[("IP", "nonsense")]).unwrap_err().starts_with("environment variable IP=\"nonsense\": not one of"));
         let c = with(MINIMAL, &[("FELIX_VXLANPORT", "4790"), ("IP", "nonsense")]).unwrap();
         assert_eq!((c.felix.vxlan_port, &c.start), (Some(4790), &Settings::default()), "nothing is written to a folder");
         assert_eq!(
@@ -344,7 +379,13 @@ mod tests {
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
             ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp"),
-            ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
+            ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
+            (
+                "datastore:\n  kind: kubernetes\n  path: /d\n",
+                ":3: datastore.path: only for kind file; the API server is named by kubeconfig",
+            ),
+            ("datastore:\n  kubeconfig: /d\n", ":2: datastore.kubeconfig: only for kind kubernetes; set datastore.kind to that"),
+            ("datastore:\n  kind: kubernetes\n  kubeconfig: ''\n", ":3: datastore.kubeconfig: must not be empty"),
             ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (
                 "datastore: {path: /d}\nuplink:\n  interface: abcdefghijklmnop\n",

@@ -85,6 +85,7 @@ const NO_IPV6: &str = "IPv6 is not supported yet";
 const NO_BGP: &str = "BGP is not spoken yet";
 const NO_FELIX: &str = "this setting of Felix has no meaning here yet";
 const UNKNOWN: &str = "not a variable that calico/node is known to read";
+const NO_SERVER: &str = "the datastore is a folder of manifests";
 const NOT_WRITTEN: &str = "nothing is written to a folder of manifests";
 
 /// The variables of calico/node, `FELIX_*` aside.
@@ -136,6 +137,7 @@ impl Environment {
                 Some((_, Use::Ignored(_))) if variable == "IP6" && value == "none" => continue,
                 Some((_, Use::Ignored(reason))) => reason,
                 Some((_, Use::Start)) if !writes => NOT_WRITTEN,
+                Some(("KUBECONFIG", _)) if !writes => NO_SERVER,
                 Some((_, Use::Start)) if variable == "CALICO_NETWORKING_BACKEND" && value == "bird" => NO_BGP,
                 Some(_) => continue,
                 None if felix_setting(variable).is_some() => continue,
@@ -156,6 +158,16 @@ impl Environment {
     /// The name of last resort before the kernel's hostname: HOSTNAME in lower case.
     pub fn host_name(&self) -> Option<String> {
         self.get("HOSTNAME").map(str::to_lowercase)
+    }
+
+    /// Whether DATASTORE_TYPE asks for Kubernetes whatever the file says.
+    pub fn wants_kubernetes(&self) -> Result<bool, EnvError> {
+        let kind = |value: &str| match value.to_lowercase().as_str() {
+            "kubernetes" => Ok(true),
+            "etcdv3" => Err("etcd is not supported; kubernetes is, or a folder of manifests in the configuration".to_owned()),
+            _ => Err("kubernetes is required".to_owned()),
+        };
+        Ok(self.read("DATASTORE_TYPE", kind)?.unwrap_or(false))
     }
 
     /// How the node describes itself in the datastore.

@@ -8,6 +8,7 @@ pub mod datastore;
 pub mod desired;
 pub mod env;
 pub mod facts;
+pub mod forms;
 pub mod ipam;
 pub mod model;
 pub mod netlink;

@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The keys of the configuration file.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "node",
     "datastore.kind",
     "datastore.path",
+    "datastore.kubeconfig",
     "uplink.interface",
     "uplink.driver",
     "workloads.driver",
@@ -117,6 +118,10 @@ fn datastore_rows(config: &Config) -> Vec<ConfigRow> {
     match &config.datastore {
         Datastore::File { path } => {
             vec![kind("file"), row("datastore.path", path.display().to_string(), config.origins.of("datastore.path", &[]))]
+        }
+        Datastore::Kubernetes { kubeconfig } => {
+            let path = kubeconfig.as_ref().map_or("the pod's service account".into(), |p| p.display().to_string());
+            vec![kind("kubernetes"), row("datastore.kubeconfig", path, config.origins.of("datastore.kubeconfig", &["KUBECONFIG"]))]
         }
     }
 }

@@ -1,7 +1,8 @@
 //! YAML (and with it JSON) as a tree in which every value knows its line, and typed reading from that tree.
-//! Config and manifests are both read through it, so every complaint has a line and the field's full path.
+//! Config, manifests and what an API server sends are all read through it, so every complaint has the field's full
+//! path, and a line where there are lines.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 use std::fmt;
@@ -91,6 +92,16 @@ impl Value {
     }
 }
 
+/// JSON as block YAML: keys in order, text in quotes where it would be read as something else.
+pub fn text(json: &Json) -> String {
+    // Fails only on types that JSON does not have.
+    let mut text = serde_saphyr::to_string(json).unwrap_or_else(|_| json.to_string());
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
 /// All documents of a text, empty ones left out.
 pub fn documents(text: &str) -> Result<Vec<Value>, SyntaxError> {
     let options = serde_saphyr::options! {
@@ -138,6 +149,74 @@ impl<'de> Deserialize<'de> for Key {
 impl<'de> Deserialize<'de> for Data {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Data, D::Error> {
         d.deserialize_any(DataVisitor)
+    }
+}
+
+/// One JSON value as a tree without lines. What stands under a key in `skip`, at any depth, is left out.
+pub fn json(text: &[u8], skip: &[&str]) -> Result<Value, SyntaxError> {
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let value = Lineless { skip }.deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
+    value.map_err(|e| SyntaxError { line: e.line() as u32, message: one_line(&e.to_string()) })
+}
+
+/// Reads a value whose parser knows no lines.
+#[derive(Clone, Copy)]
+struct Lineless<'a> {
+    skip: &'a [&'a str],
+}
+
+impl<'de> DeserializeSeed<'de> for Lineless<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self).map(|data| Value { line: 0, data })
+    }
+}
+
+impl<'de> Visitor<'de> for Lineless<'_> {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Data, E> {
+        Ok(Data::Null)
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Data, E> {
+        Ok(Data::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Data, E> {
+        Ok(Data::Int(v.into()))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Data, E> {
+        Ok(Data::Int(v.into()))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Data, E> {
+        Ok(Data::Float(v))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Data, E> {
+        Ok(Data::Text(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Data, E> {
+        Ok(Data::Text(v))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Data, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(Data::List(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if self.skip.contains(&name.as_str()) {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                entries.push((Key { line: 0, name }, map.next_value_seed(self)?));
+            }
+        }
+        Ok(Data::Map(entries))
     }
 }
 
@@ -448,6 +527,22 @@ mod tests {
         let v = one("{\n\t\"a\": [\n\t\t1,\n\t\t\"\\u00e9\\/\"\n\t]\n}\n");
         let a = Field::root(&v).get("a").unwrap().items().unwrap();
         assert_eq!((a[1].line(), a[1].text().unwrap()), (4, Some("é/")));
+    }
+
+    #[test]
+    fn json_without_lines_and_without_what_is_skipped() {
+        let text = br#"{"a": [1, -2, 1.5, true, null, "\u00e9"], "big": {"x": [1, 2, {"y": 1}]}, "b": {"big": 1, "c": "d"}}"#;
+        let v = json(text, &["big"]).unwrap();
+        let root = Field::root(&v);
+        assert!(!root.get("big").unwrap().is_present() && !root.at(&["b", "big"]).unwrap().is_present());
+        assert_eq!(root.at(&["b", "c"]).unwrap().text().unwrap(), Some("d"));
+        let items = root.get("a").unwrap().items().unwrap();
+        assert_eq!((items[1].line(), items.len(), items[5].text().unwrap()), (0, 6, Some("é")));
+        assert_eq!(items[3].text().unwrap_err().to_string(), "a[3]: text is required, not the boolean true");
+        for wrong in ["", "{", "{\"a\": 1} 2", "[1,]"] {
+            assert!(!json(wrong.as_bytes(), &[]).unwrap_err().message.is_empty(), "{wrong}");
+        }
+        assert!(json("[".repeat(100_000).as_bytes(), &[]).is_err());
     }
 
     #[test]

@@ -17,7 +17,8 @@ const ENV: &[(&str, &str)] = &[
 ];
 
 fn task(store: &MemObjects, dir: &std::path::Path) -> Task {
-    Task::of_node(Ipam::new(store.clone(), "a"), settings(ENV), Files::new(dir))
+    let store = store.clone();
+    Task::of_node(async move || Ok::<_, String>(Ipam::new(store.clone(), "a")), settings(ENV), Files::new(dir))
 }
 
 /// Does the work until `ok`, at most 20 s.

@@ -20,6 +20,7 @@ fn the_documented_configuration_is_read_and_names_every_key() {
         "datastore:",
         "kind:",
         "path:",
+        "# kubeconfig:",
         "uplink:",
         "interface:",
         "driver:",
@@ -35,6 +36,12 @@ fn the_documented_configuration_is_read_and_names_every_key() {
     ] {
         assert!(text.lines().any(|l| l.trim_start().starts_with(key)), "{key} is not in config/node.yaml");
     }
+}
+
+#[test]
+fn the_configuration_for_kubernetes_is_read() {
+    let c = Config::load(&config("node-kubernetes.yaml"), &Environment::default()).unwrap();
+    assert_eq!(c.datastore, Datastore::Kubernetes { kubeconfig: Some("/etc/tortie/kubeconfig".into()) });
 }
 
 #[test]

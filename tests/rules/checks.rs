@@ -106,6 +106,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("regex", &["src/control/pattern.rs"]),
     ("kube", &["src/control/datastore/"]),
     ("k8s_openapi", &["src/control/datastore/"]),
+    ("http", &["src/control/datastore/"]),
     ("hyper", &["src/testing/"]),
     ("hyper_util", &["src/testing/"]),
     ("tokio_rustls", &["src/testing/"]),
@@ -114,6 +115,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["src/control/", "src/lab/", "src/cli/"]),
     // Interface names by Calico's rule.
     ("sha1", &["src/control/", "src/lab/"]),
+    // Labels of block affinities by Calico's rule.
+    ("sha3", &["src/control/datastore/"]),
     ("prefix_trie", &["src/fib/", "src/control/"]),
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),

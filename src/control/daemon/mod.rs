@@ -13,15 +13,15 @@ mod watch;
 mod workers;
 
 use super::calc;
-use super::cluster::Cluster;
-use super::config::{self, Config, Datastore, WorkloadDriver};
-use super::datastore::{self, FileStore};
+use super::cluster::{Changed, Cluster};
+use super::config::{self, Config, WorkloadDriver};
+use super::datastore::{self, Store};
 use super::desired::Desired;
 use super::env::Environment;
 use super::facts::{DumpRequest, Facts, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
-use super::node::{Files, Task};
+use super::node::Task;
 use super::plan::{Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
 use crate::snapshot;
@@ -121,7 +121,7 @@ struct Daemon {
     config: Config,
     /// Dropped on the way out: its socket goes with it.
     api: Option<Service>,
-    store: FileStore,
+    store: Store,
     cluster: Cluster,
     desired: Desired,
     netlink: Netlink,
@@ -149,10 +149,9 @@ fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
 
 impl Daemon {
     fn new(config_path: &Path, config: Config, serve: Serve) -> Result<Daemon, DaemonError> {
-        let Datastore::File { path } = &config.datastore;
-        let (store, mut cluster) = FileStore::open(path)?;
+        let (store, mut cluster) = Store::open(&config.datastore, &config.node)?;
         cluster.felix_here = config.felix.clone();
-        let node = Task::of_files(Files::new(&config.calico.dir));
+        let node = node::start(&config);
         node::tell_ignored(&config);
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
@@ -208,7 +207,7 @@ impl Daemon {
                     ready.map_err(fail("wait for workers"))?.clear_ready();
                     self.worker_events()?;
                 }
-                cluster = self.store.next() => self.take(cluster),
+                changed = self.store.next(&mut self.cluster) => self.cluster_changed(&changed),
                 () = self.node.changed() => self.report(),
                 Some(request) = self.dumps.recv() => {
                     // Whoever asked may have gone meanwhile.
@@ -221,12 +220,6 @@ impl Daemon {
                 () = tokio::time::sleep_until(until) => {}
             }
         }
-    }
-
-    /// Takes a new state of the cluster over.
-    fn take(&mut self, cluster: Cluster) {
-        self.cluster = Cluster { felix_here: self.config.felix.clone(), ..cluster };
-        self.dirty.cluster();
     }
 
     /// When there is something to do without being told.
@@ -257,13 +250,30 @@ impl Daemon {
         Ok(())
     }
 
+    /// What comes before everything is known changes nothing yet.
+    fn cluster_changed(&mut self, changed: &Changed) {
+        self.cluster.felix_here = self.config.felix.clone();
+        match changed {
+            Changed::Keys(keys) if keys.is_empty() => self.dirty.plan(),
+            _ => self.dirty.cluster(),
+        }
+    }
+
     /// Puts the present state of cluster, host and ports in force.
     fn flush(&mut self, now: Instant) {
+        let known = self.store.in_sync();
+        if !known && !self.in_sync {
+            self.dirty.since = None;
+            return self.report();
+        }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
         let dirty = std::mem::take(&mut self.dirty);
-        if dirty.cluster {
+        if dirty.cluster && known {
             self.desired = calc::desired(&self.cluster, &self.config.node);
+        } else {
+            // Another datastore that has not been read yet: what is in force stays.
+            self.dirty.cluster |= dirty.cluster;
         }
         if let Some(node) = &self.desired.node {
             let wishes = ports::wishes(&self.desired, node, self.netlink.view(), &self.fixed());
@@ -386,12 +396,14 @@ impl Daemon {
         }
         self.config.origins.renew(&new.origins, &stayed);
         if self.config.datastore != new.datastore {
-            let Datastore::File { path } = &new.datastore;
-            match FileStore::open(path) {
+            match Store::open(&new.datastore, &self.config.node) {
                 Ok((store, cluster)) => {
                     self.store = store;
                     self.config.datastore = new.datastore.clone();
-                    self.take(cluster);
+                    self.config.start = new.start.clone();
+                    self.node = node::start(&self.config);
+                    self.cluster = cluster;
+                    self.cluster_changed(&Changed::All);
                 }
                 Err(e) => tracing::error!("reload: {e}; the datastore in force stays"),
             }

@@ -4,7 +4,7 @@
 //! Objects are JSON in the form of `projectcalico.org/v3` (and core `v1`), whichever API group stores them: an
 //! implementation for another form translates. Fields that this program does not know travel along untouched.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fmt;
 use std::future::Future;
 
@@ -34,10 +34,14 @@ pub enum Resource {
     GlobalNetworkPolicy,
     NetworkSet,
     GlobalNetworkSet,
+    /// `projectcalico.org/v3` Node. Kept as such by folders only; Kubernetes has it in the annotations of `Node`.
+    CalicoNode,
+    /// Kept as such by folders only; Kubernetes has it in `Pod`.
+    WorkloadEndpoint,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 19] = [
+    pub const ALL: [Resource; 21] = [
         Resource::Node,
         Resource::Pod,
         Resource::Namespace,
@@ -57,12 +61,14 @@ impl Resource {
         Resource::GlobalNetworkPolicy,
         Resource::NetworkSet,
         Resource::GlobalNetworkSet,
+        Resource::CalicoNode,
+        Resource::WorkloadEndpoint,
     ];
 
     /// As in the `kind` field of `projectcalico.org/v3` or core `v1`.
     pub fn kind(self) -> &'static str {
         match self {
-            Resource::Node => "Node",
+            Resource::Node | Resource::CalicoNode => "Node",
             Resource::Pod => "Pod",
             Resource::Namespace => "Namespace",
             Resource::ServiceAccount => "ServiceAccount",
@@ -81,6 +87,7 @@ impl Resource {
             Resource::GlobalNetworkPolicy => "GlobalNetworkPolicy",
             Resource::NetworkSet => "NetworkSet",
             Resource::GlobalNetworkSet => "GlobalNetworkSet",
+            Resource::WorkloadEndpoint => "WorkloadEndpoint",
         }
     }
 
@@ -90,7 +97,10 @@ impl Resource {
     }
 
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Resource::Pod | Resource::ServiceAccount | Resource::NetworkPolicy | Resource::NetworkSet)
+        matches!(
+            self,
+            Resource::Pod | Resource::ServiceAccount | Resource::NetworkPolicy | Resource::NetworkSet | Resource::WorkloadEndpoint
+        )
     }
 }
 
@@ -181,6 +191,25 @@ pub enum AccessError {
 impl AccessError {
     pub fn is_conflict(&self) -> bool {
         matches!(self, AccessError::Conflict { .. } | AccessError::AlreadyExists { .. })
+    }
+}
+
+/// A JSON merge patch (RFC 7386).
+pub fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
     }
 }
 

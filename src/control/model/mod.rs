@@ -131,6 +131,14 @@ pub fn parse(text: &str) -> Result<Manifest, SyntaxError> {
     Ok(manifest)
 }
 
+/// A Pod that came as JSON.
+pub fn parse_pod(json: &serde_json::Value) -> Result<Pod, FieldError> {
+    let value = Value::of_json(json);
+    let root = Field::root(&value);
+    let (namespace, name) = names(&root, Kind::Pod)?;
+    pod::read(&root, namespace, name)
+}
+
 /// apiVersion and kind that the items of a typed list need not repeat.
 type Defaults<'a> = Option<(&'a str, &'a str)>;
 
@@ -160,10 +168,7 @@ impl Manifest {
             self.ignored.entry(format!("{api_version} {kind}")).or_insert((root.line(), 0)).1 += 1;
             return Ok(());
         };
-        let (namespace, name) = names(root, kind)?;
-        let object = read(root, kind, namespace, name);
-        let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
-        self.entries.push(Entry { line: root.line(), key: Key { kind, name }, object });
+        self.entries.push(object(root, kind)?);
         Ok(())
     }
 }
@@ -174,6 +179,14 @@ pub fn pod_of_json(document: &serde_json::Value) -> Result<Pod, FieldError> {
     let root = Field::root(&tree);
     let (namespace, name) = names(&root, Kind::Pod)?;
     pod::read(&root, namespace, name)
+}
+
+/// An object whose kind is known from where it was read: an API server's lists do not repeat it.
+pub fn object(root: &Field, kind: Kind) -> Result<Entry, FieldError> {
+    let (namespace, name) = names(root, kind)?;
+    let object = read(root, kind, namespace, name);
+    let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
+    Ok(Entry { line: root.line(), key: Key { kind, name }, object })
 }
 
 /// Namespace (`default` if none is given) and name.

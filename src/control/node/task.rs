@@ -11,6 +11,7 @@ use crate::control::datastore::objects::Objects;
 use crate::control::ipam::Ipam;
 use crate::control::model::{IpPool, Node};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -73,16 +74,23 @@ pub struct Task {
 impl Task {
     /// For a datastore that is not ours to write: the MTU file only.
     pub fn of_files(files: Files) -> Task {
-        Task::with(|told, report| async move { keep_mtu(told, report, &files).await })
+        Task::with(async move |told, report| keep_mtu(told, report, &files).await)
     }
 
-    /// For a datastore in which the node describes itself.
-    pub fn of_node<O: Objects + 'static>(ipam: Ipam<O>, settings: Settings, files: Files) -> Task {
-        Task::with(|told, report| async move {
+    /// For a datastore in which the node describes itself, as `open` reaches it.
+    pub fn of_node<O, E>(open: impl AsyncFn() -> Result<Ipam<O>, E> + 'static, settings: Settings, files: Files) -> Task
+    where
+        O: Objects + 'static,
+        E: fmt::Display,
+    {
+        Task::with(async move |told, report| {
+            // The MTU's part ends with the daemon, the others not by themselves.
+            let ipam = tokio::select! {
+                () = keep_mtu(told.clone(), report.clone(), &files) => return,
+                ipam = opened(open, &report) => ipam,
+            };
             let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-            let boot_id = boot_id.as_deref().map(str::trim);
-            let pass = Pass { ipam: &ipam, settings: &settings, boot_id };
-            // The former ends with the daemon, the latter not by itself.
+            let pass = Pass { ipam: &ipam, settings: &settings, boot_id: boot_id.as_deref().map(str::trim) };
             tokio::select! {
                 () = keep_mtu(told.clone(), report.clone(), &files) => {}
                 () = keep_node(&pass, told, report, &files) => {}
@@ -93,10 +101,10 @@ impl Task {
         })
     }
 
-    fn with<F: Future<Output = ()> + 'static>(work: impl FnOnce(watch::Receiver<Told>, Reporter) -> F) -> Task {
+    fn with(work: impl AsyncFnOnce(watch::Receiver<Told>, Reporter) + 'static) -> Task {
         let (told, tellings) = watch::channel(Told::default());
         let (reports, report) = watch::channel(Report::default());
-        Task { told, report, work: Some(Box::pin(work(tellings, Reporter(Arc::new(reports))))) }
+        Task { told, report, work: Some(Box::pin(async move { work(tellings, Reporter(Arc::new(reports))).await })) }
     }
 
     /// Tells the work what is so now.
@@ -149,6 +157,19 @@ impl Reporter {
             f(report);
             *report != before
         });
+    }
+}
+
+/// Until the datastore's client can be made; nothing is asked of the server for that.
+async fn opened<O, E: fmt::Display>(open: impl AsyncFn() -> Result<Ipam<O>, E>, report: &Reporter) -> Ipam<O> {
+    let mut retry = RETRY;
+    loop {
+        match open().await {
+            Ok(ipam) => return ipam,
+            Err(e) => report.change(|r| r.problems = vec![e.to_string()]),
+        }
+        sleep(retry).await;
+        retry = (retry * 2).min(RETRY_MAX);
     }
 }
 

@@ -1,0 +1,10 @@
+//! The Kubernetes datastore against an API server that goes wrong in every way that real ones do.
+
+mod access;
+mod connection;
+mod expiry;
+mod groups;
+mod objects;
+mod rights;
+mod support;
+mod sync;
