@@ -3,6 +3,7 @@
 mod bird;
 mod boxed;
 mod capture;
+mod config;
 mod counters;
 mod drops;
 mod endpoints;
@@ -56,6 +57,8 @@ enum Verb {
     Counters(view::View),
     /// The daemon's own state and the problems it knows of
     Status(view::View),
+    /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
+    Config(view::View),
     /// What would happen to a packet, and why: route, pool, encapsulation, MTU, the bytes that leave
     Explain(explain::Args),
     /// The next packets that match, stage by stage, on the running node
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
+        Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
         Verb::Explain(a) => explain::run(&a),
         Verb::Trace(a) => trace::run(&a),
         Verb::Capture(a) => capture::run(&a),

@@ -4,6 +4,7 @@
 use super::error::CniError;
 use super::result::{Attachment, Version};
 use crate::control::config::{self, Config};
+use crate::control::env::Environment;
 use crate::control::yaml::{self, Field, FieldError};
 use crate::port::shape::Limit;
 use serde_json::Value;
@@ -163,11 +164,11 @@ fn plugin(ipam: &Field, kind: &str) -> Result<String, FieldError> {
 /// The daemon's configuration: the one that is named, else the usual one if it is there and no kubeconfig says more.
 fn daemon_config(root: &Field) -> Result<Option<Config>, CniError> {
     if let Some(path) = said(&root.get("config")?)? {
-        return Ok(Some(Config::load(Path::new(path))?));
+        return Ok(Some(Config::load(Path::new(path), &Environment::of_process())?));
     }
     let kubernetes = said(&root.get("datastore_type")?)? == Some("kubernetes") || root.at(&["kubernetes", "kubeconfig"])?.is_present();
     let usual = Path::new(NODE_CONFIG);
-    if kubernetes || !usual.exists() { Ok(None) } else { Ok(Some(Config::load(usual)?)) }
+    if kubernetes || !usual.exists() { Ok(None) } else { Ok(Some(Config::load(usual, &Environment::of_process())?)) }
 }
 
 fn datastore(root: &Field, daemon: Option<&Config>) -> Result<Datastore, CniError> {

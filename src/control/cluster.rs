@@ -59,6 +59,8 @@ pub struct Cluster {
     pub pools: BTreeMap<String, Arc<IpPool>>,
     /// `default` and `node.<name>`.
     pub felix: BTreeMap<String, Arc<FelixConfiguration>>,
+    /// What the environment of this node's daemon sets: goes over both, here only.
+    pub felix_here: FelixConfiguration,
     /// By `namespace/name`.
     pub endpoints: BTreeMap<String, Arc<WorkloadEndpoint>>,
     /// By `namespace/name`.
@@ -125,11 +127,12 @@ impl Cluster {
         both.map(|(name, node)| (name.as_str(), node)).collect()
     }
 
-    /// FelixConfiguration as it applies to a node: the node's own over the cluster's.
+    /// FelixConfiguration as it applies to the node that this daemon serves: its environment over the node's own object
+    /// over the cluster's.
     pub fn felix_for(&self, node: &str) -> FelixConfiguration {
         let none = FelixConfiguration::default();
         let get = |name: &str| self.felix.get(name).map_or(&none, |f| &**f);
-        get(&format!("node.{node}")).over(get("default"))
+        self.felix_here.over(&get(&format!("node.{node}")).over(get("default")))
     }
 }
 

@@ -2,6 +2,10 @@
 //! what is wrong. `config/node.yaml` documents each key.
 
 use super::cni::{self, CniInstall};
+use super::env::{EnvError, Environment};
+use super::model::FelixConfiguration;
+use super::node::settings::Settings;
+use super::origins::Origins;
 use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
@@ -28,9 +32,15 @@ pub struct Config {
     /// How long a worker may look for packets before it sleeps.
     pub spin: Duration,
     pub api: Api,
+    pub calico: Calico,
     pub xdp: Xdp,
     /// What to install for container runtimes, if anything.
     pub cni: Option<CniInstall>,
+    /// How the node describes itself in the datastore, where it does.
+    pub start: Settings,
+    /// What the environment sets of FelixConfiguration.
+    pub felix: FelixConfiguration,
+    pub origins: Origins,
 }
 
 /// Where the cluster's state comes from.
@@ -40,6 +50,16 @@ pub enum Datastore {
     File { path: PathBuf },
     /// An API server. Without a kubeconfig: that of the cluster that the daemon is a pod of.
     Kubernetes { kubeconfig: Option<PathBuf> },
+}
+
+impl Datastore {
+    /// Whether the node may write to it.
+    pub fn is_written(&self) -> bool {
+        match self {
+            Datastore::File { .. } => false,
+            Datastore::Kubernetes { .. } => true,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +109,12 @@ pub struct Api {
     pub socket: PathBuf,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calico {
+    /// Folder in which the CNI plugin looks for the pods' MTU and the node's name.
+    pub dir: PathBuf,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Xdp {
     pub mode: XdpMode,
@@ -119,28 +145,39 @@ pub enum ConfigError {
     Field { path: PathBuf, source: FieldError },
     #[error("{}: node is not set and the hostname cannot be read from {HOSTNAME}: {source}; set node", path.display())]
     Hostname { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Environment(#[from] EnvError),
 }
 
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 impl Config {
-    /// Reads and checks a file. Relative paths count from the file's folder.
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    /// Reads and checks a file, and puts the environment over it. Relative paths count from the file's folder.
+    pub fn load(path: &Path, env: &Environment) -> Result<Config, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Config::parse(path, &text)
+        Config::parse(path, &text, env)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    fn parse(path: &Path, text: &str, env: &Environment) -> Result<Config, ConfigError> {
         let docs = yaml::documents(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
         let [doc] = docs.as_slice() else {
             return Err(ConfigError::Documents { path: path.into(), found: docs.len() });
         };
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let (node, mut config) = read(&Field::root(doc), folder).map_err(|source| ConfigError::Field { path: path.into(), source })?;
-        config.node = match node {
+        let root = Field::root(doc);
+        let fault = |source| ConfigError::Field { path: path.into(), source };
+        let (node, mut config) = read(&root, path.parent().unwrap_or(Path::new("")), env.wants_kubernetes()?).map_err(fault)?;
+        if let (Datastore::Kubernetes { kubeconfig }, Some(path)) = (&mut config.datastore, env.get("KUBECONFIG")) {
+            *kubeconfig = Some(path.into());
+        }
+        config.node = match env.node_name().map(str::to_owned).or(node).or_else(|| env.host_name()) {
             Some(name) => name,
             None => hostname().map_err(|source| ConfigError::Hostname { path: path.into(), source })?,
         };
+        if config.datastore.is_written() {
+            config.start = env.settings()?;
+        }
+        config.felix = env.felix()?;
+        config.origins = Origins::new(path, &root, env).map_err(fault)?;
         Ok(config)
     }
 }
@@ -151,21 +188,25 @@ pub fn hostname() -> io::Result<String> {
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")) } else { Ok(name) }
 }
 
-fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp", "cni"])?;
+fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<String>, Config), FieldError> {
+    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "calico", "xdp", "cni"])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
         node: String::new(),
-        datastore: datastore(&root.get("datastore")?, folder)?,
+        datastore: datastore(&root.get("datastore")?, folder, in_kubernetes)?,
         uplink: uplink(&root.get("uplink")?)?,
         workloads: workloads(&root.get("workloads")?)?,
         host: host(&root.get("host")?)?,
         workers: root.get("workers")?.number(1, WORKERS_MAX.into())?.unwrap_or(1),
         spin: Duration::from_micros(root.get("spin")?.number::<u16>(0, SPIN_MAX.into())?.map_or(SPIN, u64::from)),
         api: api(&root.get("api")?, folder)?,
+        calico: calico(&root.get("calico")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
         cni: cni::read(&root.get("cni")?, folder)?,
+        start: Settings::default(),
+        felix: FelixConfiguration::default(),
+        origins: Origins::default(),
     };
     if config.host.interface == config.uplink.interface {
         return Err(root
@@ -175,11 +216,13 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
     Ok((name, config))
 }
 
-fn datastore(f: &Field, folder: &Path) -> Result<Datastore, FieldError> {
+/// `in_kubernetes`: the environment says so, whatever the file has.
+fn datastore(f: &Field, folder: &Path, in_kubernetes: bool) -> Result<Datastore, FieldError> {
     f.only(&["kind", "path", "kubeconfig"])?;
     let kind = f.get("kind")?;
     let (path, kubeconfig) = (f.get("path")?, f.get("kubeconfig")?);
     match kind.text()? {
+        kind if in_kubernetes && kind != Some("kubernetes") => Ok(Datastore::Kubernetes { kubeconfig: None }),
         None | Some("file") if kubeconfig.is_present() => Err(kubeconfig.error("only for kind kubernetes; set datastore.kind to that")),
         None | Some("file") => Ok(Datastore::File { path: folder.join(path.required_text()?) }),
         Some("kubernetes") if path.is_present() => Err(path.error("only for kind file; the API server is named by kubeconfig")),
@@ -228,6 +271,13 @@ fn api(f: &Field, folder: &Path) -> Result<Api, FieldError> {
     Ok(Api { socket: folder.join(path) })
 }
 
+fn calico(f: &Field, folder: &Path) -> Result<Calico, FieldError> {
+    f.only(&["dir"])?;
+    let dir = f.get("dir")?;
+    let path = if dir.is_present() { dir.required_text()? } else { "/var/lib/calico" };
+    Ok(Calico { dir: folder.join(path) })
+}
+
 fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     f.only(&["mode", "busy-poll"])?;
     let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
@@ -244,7 +294,12 @@ mod tests {
     const MINIMAL: &str = "node: a\ndatastore: {path: /d}\nuplink: {interface: eth0}\n";
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("/etc/tortie/node.yaml"), text).map_err(|e| e.to_string())
+        with(text, &[])
+    }
+
+    fn with(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let env = env.iter().copied().collect();
+        Config::parse(Path::new("/etc/tortie/node.yaml"), text, &env).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -259,8 +314,12 @@ mod tests {
             workers: 1,
             spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
+            calico: Calico { dir: "/var/lib/calico".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
             cni: None,
+            start: Settings::default(),
+            felix: FelixConfiguration::default(),
+            origins: c.origins.clone(),
         };
         assert_eq!(c, want);
     }
@@ -293,12 +352,38 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_goes_over_the_file() {
+        assert_eq!(with(MINIMAL, &[("NODENAME", "From-Env"), ("HOSTNAME", "h")]).unwrap().node, "From-Env");
+        assert_eq!(with(MINIMAL, &[("NODENAME", ""), ("HOSTNAME", "h")]).unwrap().node, "a");
+        assert_eq!(with("datastore: {path: /d}\nuplink: {interface: eth0}\n", &[("HOSTNAME", "Host-1")]).unwrap().node, "host-1");
+        let of = |text: &str, env: &[(&str, &str)]| with(text, env).map(|c| c.datastore);
+        let kubernetes = |path: Option<&str>| Ok(Datastore::Kubernetes { kubeconfig: path.map(Into::into) });
+        let kube = MINIMAL.replace("path: /d", "kind: kubernetes, kubeconfig: k");
+        assert_eq!(of(MINIMAL, &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(None));
+        assert_eq!(of(MINIMAL, &[("DATASTORE_TYPE", "kubernetes"), ("KUBECONFIG", "/k")]), kubernetes(Some("/k")));
+        assert_eq!(of("uplink: {interface: eth0}\n", &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(None));
+        assert_eq!(of(&kube, &[("KUBECONFIG", "/other")]), kubernetes(Some("/other")));
+        assert_eq!(of(&kube, &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(Some("/etc/tortie/k")));
+        assert_eq!(of(MINIMAL, &[("KUBECONFIG", "/k")]), Ok(Datastore::File { path: "/d".into() }));
+        assert!(of(MINIMAL, &[("DATASTORE_TYPE", "etcdv3")]).unwrap_err().contains("DATASTORE_TYPE=\"etcdv3\": etcd is not supported"));
+        let c = with(&kube, &[("IP", "10.0.0.1/24")]).unwrap();
+        assert_eq!(c.start.address.to_string(), "10.0.0.1/24");
+        assert!(with(&kube, &[("IP", "nonsense")]).unwrap_err().starts_with("environment variable IP=\"nonsense\": not one of"));
+        let c = with(MINIMAL, &[("FELIX_VXLANPORT", "4790"), ("IP", "nonsense")]).unwrap();
+        assert_eq!((c.felix.vxlan_port, &c.start), (Some(4790), &Settings::default()), "nothing is written to a folder");
+        assert_eq!(
+            with(MINIMAL, &[("FELIX_VXLANPORT", "0")]).unwrap_err(),
+            "environment variable FELIX_VXLANPORT=\"0\": a whole number from 1 to 65535 is required, not the number 0"
+        );
+    }
+
+    #[test]
     fn faults_name_file_line_key_and_remedy() {
         let long = "x".repeat(108);
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
-            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp, cni"),
+            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni"),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (
                 "datastore:\n  kind: kubernetes\n  path: /d\n",
@@ -340,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let e = Config::load(Path::new("/nonexistent/node.yaml")).unwrap_err().to_string();
+        let e = Config::load(Path::new("/nonexistent/node.yaml"), &Environment::default()).unwrap_err().to_string();
         assert!(e.contains("/nonexistent/node.yaml: ") && e.contains("--config"), "{e}");
     }
 }

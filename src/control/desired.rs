@@ -1,6 +1,7 @@
 //! What `calc` computes from the cluster and `plan` turns into a snapshot: routes and endpoints in the
 //! cluster's own terms, before ports, neighbours and MACs of the underlay come in.
 
+use crate::control::pattern::Pattern;
 use crate::wire::{Mac, vxlan::Vni};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,8 @@ pub struct ThisNode {
     /// FelixConfiguration asks for: the pod MTU is the least of their MTUs, and the uplink's when there is none.
     pub vxlan_enabled: bool,
     pub ipip_enabled: bool,
+    /// Links whose MTU counts for pods; `None`: Calico's default.
+    pub mtu_links: Option<Pattern>,
 }
 
 /// Another node as a VXLAN tunnel endpoint.
@@ -198,6 +201,7 @@ impl ThisNode {
             workloads_may_ipip: false,
             vxlan_enabled: true,
             ipip_enabled: false,
+            mtu_links: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::plan;
 use super::ports::PortFact;
 use crate::fib::AdjId;
 use crate::frame::PortId;
+use crate::ops::view::ConfigRow;
 use crate::snapshot::Snapshot;
 use crate::wire::Mac;
 use crate::worker::Counters;
@@ -81,6 +82,8 @@ pub struct Facts {
     pub ports: Vec<PortFact>,
     pub endpoints: Vec<EndpointFact>,
     pub problems: Vec<String>,
+    /// Every setting with where it comes from.
+    pub config: Vec<ConfigRow>,
 }
 
 /// A port in use and the interface that it is on.

@@ -4,7 +4,7 @@
 use super::replay::State;
 use super::source::Source;
 use super::trace::stream;
-use super::view::{CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -39,11 +39,12 @@ pub enum Resource {
     Drops,
     Counters,
     Status,
+    Config,
     State,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 9] = [
+    pub const ALL: [Resource; 10] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -52,6 +53,7 @@ impl Resource {
         Resource::Drops,
         Resource::Counters,
         Resource::Status,
+        Resource::Config,
         Resource::State,
     ];
 
@@ -66,6 +68,7 @@ impl Resource {
             Resource::Drops => "/v1/drops",
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
+            Resource::Config => "/v1/config",
             Resource::State => "/v1/state",
         }
     }
@@ -85,6 +88,7 @@ impl Resource {
             Resource::Drops => serde_json::to_vec(&s.drops()),
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
+            Resource::Config => serde_json::to_vec(&s.config()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
             }
@@ -334,6 +338,10 @@ impl Client {
     pub fn counters(&self) -> Result<Vec<CounterRow>, ClientError> {
         self.get(Resource::Counters)
     }
+    pub fn config(&self) -> Result<Vec<ConfigRow>, ClientError> {
+        self.get(Resource::Config)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
@@ -444,6 +452,9 @@ mod tests {
         fn counters(&self) -> Vec<CounterRow> {
             vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
         }
+        fn config(&self) -> Vec<ConfigRow> {
+            vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]
+        }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")
         }
@@ -512,6 +523,7 @@ mod tests {
         assert_eq!(client.endpoint("default/n1-k8s-p2-eth0").unwrap().as_ref(), Some(&Fixed.endpoints()[1]));
         assert_eq!(client.endpoint("default/n1-k8s-p-eth0").unwrap(), None);
         assert_eq!(client.counters().unwrap(), Fixed.counters());
+        assert_eq!(client.config().unwrap(), Fixed.config());
         let mode = fs::metadata(server.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
     }

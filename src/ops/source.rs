@@ -2,7 +2,7 @@
 
 use super::api;
 use super::replay::State;
-use super::view::{CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared, TapError};
 use crate::drop::DropReason;
@@ -24,6 +24,7 @@ pub trait Source: Send + Sync + 'static {
     fn drops(&self) -> Vec<DropRow>;
     fn counters(&self) -> Vec<CounterRow>;
     fn status(&self) -> StatusRow;
+    fn config(&self) -> Vec<ConfigRow>;
     /// The data plane's state; `None` if the control plane does not answer.
     fn state(&self) -> Option<State>;
     /// Starts to write down packets; blocks until the workers are told.
@@ -143,6 +144,10 @@ impl Source for Shared {
         }
         rows.push(total);
         rows
+    }
+
+    fn config(&self) -> Vec<ConfigRow> {
+        self.facts().config.clone()
     }
 
     fn status(&self) -> StatusRow {

@@ -176,3 +176,13 @@ pub struct EndpointRow {
     /// Whether the port is open and packets to every address are sent to it.
     pub ready: bool,
 }
+
+/// One setting in force, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRow {
+    /// A key of the configuration file, an environment variable, a field of FelixConfiguration, or what is detected.
+    pub key: String,
+    pub value: String,
+    /// `FILE:LINE`, `environment NAME`, `FelixConfiguration NAME`, `detected: ...`, `default`, or `ignored: ...`.
+    pub source: String,
+}

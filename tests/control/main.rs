@@ -7,6 +7,8 @@ mod history;
 mod incremental;
 mod ipam;
 mod manifests;
+mod node;
+mod node_task;
 mod planning;
 mod samples;
 mod store;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use tortie::control::calc;
 use tortie::control::config::{Config, Datastore};
 use tortie::control::datastore::FileStore;
+use tortie::control::env::Environment;
 
 fn config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
@@ -11,7 +12,7 @@ fn config(name: &str) -> PathBuf {
 
 #[test]
 fn the_documented_configuration_is_read_and_names_every_key() {
-    let c = Config::load(&config("node.yaml")).unwrap();
+    let c = Config::load(&config("node.yaml"), &Environment::default()).unwrap();
     assert_eq!(c.datastore, Datastore::File { path: config("samples") });
     let text = std::fs::read_to_string(config("node.yaml")).unwrap();
     for key in [
@@ -28,6 +29,8 @@ fn the_documented_configuration_is_read_and_names_every_key() {
         "workers:",
         "api:",
         "socket:",
+        "calico:",
+        "dir:",
         "xdp:",
         "mode:",
     ] {
@@ -37,7 +40,7 @@ fn the_documented_configuration_is_read_and_names_every_key() {
 
 #[test]
 fn the_configuration_for_kubernetes_is_read() {
-    let c = Config::load(&config("node-kubernetes.yaml")).unwrap();
+    let c = Config::load(&config("node-kubernetes.yaml"), &Environment::default()).unwrap();
     assert_eq!(c.datastore, Datastore::Kubernetes { kubeconfig: Some("/etc/tortie/kubeconfig".into()) });
 }
 

@@ -14,7 +14,7 @@ pub struct Node {
     pub index: u8,
     pub ns: Namespace,
     pub pod: Namespace,
-    config: PathBuf,
+    pub config: PathBuf,
     pub socket: PathBuf,
     daemon: Option<ChildGuard>,
 }
@@ -26,9 +26,10 @@ impl Node {
         let socket = dir.join(format!("{index}.sock"));
         let config = dir.join(format!("{index}.yaml"));
         let text = format!(
-            "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\n",
+            "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\ncalico: {{dir: {}}}\n",
             dir.join("state").display(),
-            socket.display()
+            socket.display(),
+            dir.join(format!("calico{index}")).display()
         );
         std::fs::write(&config, text).unwrap();
         let node = Node { index, ns, pod, config, socket, daemon: None };
@@ -52,8 +53,25 @@ impl Node {
     }
 
     pub fn start(&mut self) {
-        self.daemon = Some(self.ns.spawn(&[TORTIE, "run", "--config", self.config.to_str().unwrap()]));
+        self.start_with(&[]);
+    }
+
+    /// Starts it with more variables (`NAME=VALUE`) in its environment.
+    pub fn start_with(&mut self, env: &[&str]) {
+        let argv = [&["env"], env, &[TORTIE, "run", "--config", self.config.to_str().unwrap()]].concat();
+        self.daemon = Some(self.ns.spawn(&argv));
         self.ready();
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    /// Writes the node's configuration anew and has it read.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) {
+        std::fs::write(&self.config, change(std::fs::read_to_string(&self.config).unwrap())).unwrap();
+        let pid = self.daemon.as_ref().unwrap().id();
+        self.ns.sh(&format!("kill -HUP {pid}"));
     }
 
     /// Waits until the node is in sync and all its ports are open.
@@ -134,7 +152,7 @@ spec: {{node: node{index}, orchestrator: k8s, pod: pod, endpoint: eth0, interfac
     )
 }
 
-fn pool(vxlan: &str, ipip: &str) -> String {
+pub fn pool(vxlan: &str, ipip: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pool}}\nspec: {{cidr: 10.244.0.0/16, blockSize: 26, vxlanMode: {vxlan}, ipipMode: {ipip}, natOutgoing: false, nodeSelector: all()}}\n"
     )
@@ -154,7 +172,7 @@ impl Pair {
         pair
     }
 
-    fn file(&self, name: &str, text: &str) {
+    pub fn file(&self, name: &str, text: &str) {
         std::fs::write(self.dir.path().join("state").join(name), text).unwrap();
     }
 

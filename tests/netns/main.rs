@@ -1,6 +1,7 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
 mod daemon;
+mod detection;
 mod differential;
 mod explain;
 mod ipip_peer;
@@ -16,6 +17,7 @@ mod ports_xsk_queues;
 mod proof;
 mod random_packets;
 mod router;
+mod settings;
 mod trace;
 mod vxlan_peer;
 mod wire;

@@ -104,6 +104,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rtnetlink", &["src/control/netlink/"]),
     ("netlink_packet_route", &["src/control/netlink/"]),
     ("notify", &["src/control/"]),
+    ("regex", &["src/control/pattern.rs"]),
     ("kube", &["src/control/datastore/"]),
     ("k8s_openapi", &["src/control/datastore/"]),
     ("http", &["src/control/datastore/"]),

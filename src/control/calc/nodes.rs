@@ -177,6 +177,7 @@ impl Nodes {
             workloads_may_ipip: felix.workloads_may_ipip.unwrap_or(false),
             vxlan_enabled: enabled("vxlanEnabled", felix.vxlan_enabled, pools.use_vxlan(), warnings),
             ipip_enabled: enabled("ipipEnabled", felix.ipip_enabled, pools.use_ipip(), warnings),
+            mtu_links: felix.mtu_links.clone(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
 mod host;
+mod node;
 mod opener;
 mod report;
 mod requests;
@@ -16,9 +17,11 @@ use super::cluster::{Changed, Cluster};
 use super::config::{self, Config, WorkloadDriver};
 use super::datastore::{self, Store};
 use super::desired::Delta;
+use super::env::Environment;
 use super::facts::{Facts, Request, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
+use super::node::Task;
 use super::plan::{self, Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
 use crate::snapshot;
@@ -76,7 +79,7 @@ fn fail(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// Runs the node until SIGTERM or SIGINT. Logging must have been set up. Blocks the calling thread; what it
 /// opens is in that thread's network namespace.
 pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
-    let config = Config::load(config_path)?;
+    let config = Config::load(config_path, &Environment::of_process())?;
     start::check_rights()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail("start the runtime"))?;
     runtime.block_on(async {
@@ -89,6 +92,7 @@ pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
         }
         let mut daemon = Daemon::new(config_path, config, serve)?;
         let result = daemon.main_loop().await;
+        daemon.node.leave().await;
         daemon.shut_down();
         result
     })
@@ -145,6 +149,8 @@ struct Daemon {
     requests: UnboundedReceiver<Request>,
     /// The packets that are written down now, if any.
     tap: Option<Arc<Tap>>,
+    /// What this node says of itself, in the datastore and on this host.
+    node: Task,
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
@@ -162,7 +168,10 @@ fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
 
 impl Daemon {
     fn new(config_path: &Path, config: Config, serve: Serve) -> Result<Daemon, DaemonError> {
-        let (store, cluster) = Store::open(&config.datastore, &config.node)?;
+        let (store, mut cluster) = Store::open(&config.datastore, &config.node)?;
+        cluster.felix_here = config.felix.clone();
+        let node = node::start(&config);
+        node::tell_ignored(&config);
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
@@ -187,6 +196,7 @@ impl Daemon {
             shared,
             requests,
             tap: None,
+            node,
             dirty,
             in_sync: false,
             next_housekeeping: Instant::now(),
@@ -220,6 +230,7 @@ impl Daemon {
                 Some(request) = self.requests.recv() => self.answer(request),
                 changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
                 () = self.shared.asked() => self.shared.answer(|| self.facts()),
+                () = self.node.changed() => self.report(&Delta::none()),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());
@@ -384,7 +395,7 @@ impl Daemon {
     /// SIGHUP: what can change while running does; the datastore is read again.
     fn reload(&mut self) {
         self.store.rescan();
-        let new = match Config::load(&self.config_path) {
+        let new = match Config::load(&self.config_path, &self.config.origins.env) {
             Ok(c) => c,
             Err(e) => return tracing::error!("reload: {e}; the configuration in force stays"),
         };
@@ -394,16 +405,24 @@ impl Daemon {
             ("uplink.interface", old.uplink.interface != new.uplink.interface),
             ("host.interface", old.host.interface != new.host.interface),
             ("workers", old.workers != new.workers),
+            ("spin", old.spin != new.spin),
             ("api.socket", old.api.socket != new.api.socket),
+            ("calico.dir", old.calico.dir != new.calico.dir),
         ];
-        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+        let stayed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
+        for key in &stayed {
             tracing::warn!("reload: {key} cannot change while running: restart for that");
         }
-        if old.datastore != new.datastore {
+        self.config.origins.renew(&new.origins, &stayed);
+        if self.config.datastore != new.datastore {
             match Store::open(&new.datastore, &self.config.node) {
                 Ok((store, cluster)) => {
-                    (self.store, self.cluster) = (store, cluster);
+                    self.store = store;
                     self.config.datastore = new.datastore.clone();
+                    self.config.start = new.start.clone();
+                    self.node = node::start(&self.config);
+                    let felix_here = std::mem::take(&mut self.cluster.felix_here);
+                    self.cluster = Cluster { felix_here, ..cluster };
                     self.dirty.cluster(Changed::All);
                 }
                 Err(e) => tracing::error!("reload: {e}; the datastore in force stays"),

@@ -4,6 +4,7 @@ use super::Daemon;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
 use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
 use crate::control::netlink::NeighState;
+use crate::control::origins;
 use crate::control::plan;
 use crate::control::ports::{Key, PortFact, Wish};
 use crate::frame::PortId;
@@ -14,6 +15,7 @@ use std::net::Ipv4Addr;
 impl Daemon {
     /// Logs problems that are new and those that are over.
     pub(super) fn report(&mut self, delta: &Delta) {
+        self.tell_node();
         if delta.has_warnings() {
             tell(&mut self.told[0], self.calculator.desired().warnings.clone());
         }
@@ -24,7 +26,8 @@ impl Daemon {
     /// Problems that are not the calculation's.
     fn other_problems(&self) -> impl Iterator<Item = String> {
         let store = self.store.problems().iter().map(ToString::to_string);
-        store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned())
+        let own: Vec<String> = self.node.report().problems().cloned().collect();
+        store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned()).chain(own)
     }
 
     /// What is in force now.
@@ -32,7 +35,6 @@ impl Daemon {
         let desired = self.calculator.desired();
         let node = desired.node.as_ref();
         let ports = self.ports.facts();
-        let uplink_mtu = self.netlink.view().link_by_name(&self.config.uplink.interface).map(|l| plan::mtu16(l.mtu));
         Facts {
             node: self.config.node.clone(),
             uplink: self.config.uplink.interface.clone(),
@@ -40,15 +42,23 @@ impl Daemon {
             generation: self.planner.generation(),
             address: node.map(|n| n.address.addr()),
             tunnel_address: node.and_then(|n| n.tunnel_address),
-            pod_mtu: node.zip(uplink_mtu).map(|(n, mtu)| plan::pod_mtu(n, mtu)),
+            pod_mtu: self.pod_mtu(),
             vni: node.map_or(0, |n| n.vni.get()),
             routes: self.routes(&ports),
             vteps: desired.vteps.values().cloned().collect(),
             neighbours: self.neighbours(),
             ports,
             endpoints: self.endpoints(),
+            config: origins::rows(&self.config, &self.cluster, &self.node.report(), self.pod_mtu()),
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
         }
+    }
+
+    /// What pods are to use; `None` until this node and its uplink are known.
+    pub(super) fn pod_mtu(&self) -> Option<u16> {
+        let (view, uplink) = (self.netlink.view(), &self.config.uplink.interface);
+        let node = self.calculator.desired().node.as_ref().filter(|_| view.link_by_name(uplink).is_some())?;
+        Some(plan::pod_mtu(node, plan::host_mtu(node, view, uplink)))
     }
 
     fn routes(&self, ports: &[PortFact]) -> Vec<RouteFact> {

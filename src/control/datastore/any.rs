@@ -74,7 +74,7 @@ impl Place {
         let field = |source| PlaceError::Field { path: path.into(), source };
         let calicoctl = documents.first().map(Field::root).filter(|root| root.get("kind").is_ok_and(|k| k.is_present()));
         let Some(root) = calicoctl else {
-            let config = Config::load(path)?;
+            let config = Config::load(path, &crate::control::env::Environment::of_process())?;
             return Ok(Place::of_daemon(&config.datastore));
         };
         root.get("kind").and_then(|k| k.one_of(&[("CalicoAPIConfig", ())])).map_err(field)?;

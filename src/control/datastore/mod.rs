@@ -44,7 +44,9 @@ impl Store {
             Store::File(store) => {
                 let now = store.next().await;
                 let changed = Changed::between(cluster, &now);
-                *cluster = now;
+                // What this host's environment says is not the folder's.
+                let felix_here = std::mem::take(&mut cluster.felix_here);
+                *cluster = Cluster { felix_here, ..now };
                 changed
             }
             Store::Kubernetes(store) => store.next(cluster).await,

@@ -9,7 +9,7 @@ mod node;
 mod pod;
 mod workload_endpoint;
 
-pub use felix_configuration::{FelixConfiguration, RouteSource, SourceSpoofing};
+pub use felix_configuration::{DEFAULT_MTU_LINKS, FelixConfiguration, RouteSource, SourceSpoofing};
 pub use ip_pool::{Encap, IpPool, Mode};
 pub use ipam::{Affinity, AffinityState, Allocation, BlockAffinity, IpamBlock};
 pub use node::{Node, default_vtep_mac};

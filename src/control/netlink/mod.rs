@@ -3,6 +3,7 @@
 //! Requests are synchronous: the kernel carries an rtnetlink request out before `sendto` returns, so waiting
 //! for the answer never blocks on anything but the kernel itself.
 
+pub mod interfaces;
 pub mod neigh;
 pub mod pod;
 pub mod routes;
@@ -43,6 +44,12 @@ pub struct Netlink {
 impl Netlink {
     /// Opens both sockets in the current network namespace and reads the whole state once.
     pub fn open() -> io::Result<Netlink> {
+        let mut n = Netlink::unread()?;
+        n.resync()?;
+        Ok(n)
+    }
+
+    fn unread() -> io::Result<Netlink> {
         let mut listener = Socket::new(NETLINK_ROUTE)?;
         let groups = GROUPS.iter().fold(0, |m, g| m | 1 << (*g as u32 - 1));
         listener.bind(&SocketAddr::new(0, groups))?;
@@ -52,9 +59,7 @@ impl Netlink {
         let mut requests = Socket::new(NETLINK_ROUTE)?;
         requests.bind_auto()?;
         requests.connect(&SocketAddr::new(0, 0))?;
-        let mut n = Netlink { listener, requests, sequence: 0, view: View::default() };
-        n.resync()?;
-        Ok(n)
+        Ok(Netlink { listener, requests, sequence: 0, view: View::default() })
     }
 
     pub fn view(&self) -> &View {

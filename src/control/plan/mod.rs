@@ -7,7 +7,9 @@ mod ways;
 pub use adjacency::{Out, Ports, Underlay, Workload};
 
 use super::desired::{Delta, Desired, LocalEndpoint, Parts, Route, ThisNode};
-use super::netlink::{Changes, NextHop, View};
+use super::model::DEFAULT_MTU_LINKS;
+use super::netlink::{Changes, Link, NextHop, View};
+use super::pattern::Pattern;
 use crate::drop::PuntReason;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
 use crate::fib::{AdjId, AdjKind, Adjacency, Table4};
@@ -20,8 +22,11 @@ use numbers::Numbers;
 use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use ways::Ways;
+
+/// The host's MTU when no link counts, as Calico takes it: what the clouds with the least have.
+const UNKNOWN_HOST_MTU: u16 = 1460;
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,6 +334,15 @@ pub fn mtu16(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
+/// The MTU that the pods' follows from: the smallest of the uplink's and of the other links' that are up and match the
+/// node's pattern, as Calico's agents on the host and the CNI plugin count it.
+pub fn host_mtu(node: &ThisNode, view: &View, uplink: &str) -> u16 {
+    static DEFAULT: LazyLock<Option<Pattern>> = LazyLock::new(|| DEFAULT_MTU_LINKS.parse().ok());
+    let pattern = node.mtu_links.as_ref().or(DEFAULT.as_ref());
+    let counts = |l: &&Link| l.name == uplink || (l.up && pattern.is_some_and(|p| p.matches(&l.name)));
+    view.links.values().filter(counts).map(|l| mtu16(l.mtu)).min().unwrap_or(UNKNOWN_HOST_MTU)
+}
+
 /// MTU of packets inside VXLAN, given the uplink's.
 pub fn vxlan_mtu(node: &ThisNode, uplink: u16) -> u16 {
     node.vxlan_mtu.unwrap_or(uplink.saturating_sub(VXLAN_OVERHEAD))
@@ -339,11 +353,12 @@ pub fn ipip_mtu(node: &ThisNode, uplink: u16) -> u16 {
     node.ipip_mtu.unwrap_or(uplink.saturating_sub(IPIP_OVERHEAD))
 }
 
-/// What pods are to use: the least of the encapsulations that some pool uses, else the uplink's own MTU.
-pub fn pod_mtu(node: &ThisNode, uplink: u16) -> u16 {
-    let vxlan = node.vxlan_enabled.then(|| vxlan_mtu(node, uplink));
-    let ipip = node.ipip_enabled.then(|| ipip_mtu(node, uplink));
-    vxlan.into_iter().chain(ipip).min().unwrap_or(uplink)
+/// What pods are to use: the least of the encapsulations that some pool uses, else the host's own MTU
+/// ([`host_mtu`]).
+pub fn pod_mtu(node: &ThisNode, host: u16) -> u16 {
+    let vxlan = node.vxlan_enabled.then(|| vxlan_mtu(node, host));
+    let ipip = node.ipip_enabled.then(|| ipip_mtu(node, host));
+    vxlan.into_iter().chain(ipip).min().unwrap_or(host)
 }
 
 fn roles(inputs: Inputs<'_>) -> Vec<PortRole> {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::control::desired::Vtep;
-use crate::control::netlink::{KernelRoute, Neigh, NeighState};
+use crate::control::netlink::{KernelRoute, Link, Neigh, NeighState};
 use crate::drop::DropReason;
 use crate::frame::GsoSet;
 use crate::port::{Medium, TxCsum};
@@ -256,4 +256,23 @@ fn mtus_follow_the_configuration_before_the_uplink() {
     assert_eq!((ipip_mtu(&node, 9000), pod_mtu(&node, 9000)), (1400, 1400));
     node.ipip_enabled = false;
     assert_eq!(pod_mtu(&node, 1500), 1500);
+}
+
+#[test]
+fn the_host_mtu_is_the_least_of_the_links_that_count() {
+    let mut node = desired().node.unwrap();
+    let mut view = View::default();
+    let mut add = |index: u32, name: &str, mtu: u32, up: bool| {
+        view.links.insert(index, Link { index, name: name.into(), mac: None, mtu, up, running: up });
+    };
+    add(1, "lo", 65_536, true);
+    add(2, "bond0", 9000, true);
+    add(3, "cali1", 100, true);
+    add(4, "eth1", 1400, false);
+    assert_eq!(host_mtu(&node, &view, "bond0"), 9000, "the uplink counts whatever its name");
+    assert_eq!(host_mtu(&node, &view, "gone"), 1460, "nothing counts");
+    view.links.get_mut(&4).unwrap().up = true;
+    assert_eq!(host_mtu(&node, &view, "bond0"), 1400);
+    node.mtu_links = Some("^(bond|ens).*".parse().unwrap());
+    assert_eq!((host_mtu(&node, &view, "bond0"), host_mtu(&node, &view, "eth1")), (9000, 1400));
 }
