@@ -15,4 +15,5 @@ mod proof;
 mod random_packets;
 mod router;
 mod vxlan_peer;
+mod whole;
 mod wire;
