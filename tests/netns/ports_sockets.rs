@@ -439,7 +439,8 @@ fn udp_receives_joined_datagrams_and_keeps_what_finds_no_slot() {
     sys::setsockopt(&tx, libc::SOL_UDP, mmsg::UDP_SEGMENT, &(frames[0].len() as i32)).unwrap();
     tx.send_to(&frames[..50].concat(), (A, vxlan::PORT)).unwrap();
     tx.send_to(&frames[50..].concat(), (A, vxlan::PORT)).unwrap();
-    let mut pool = FramePool::new(7, 0).unwrap();
+    // What is joined comes in the big slot and leaves in small ones.
+    let mut pool = FramePool::new(7, 1).unwrap();
     let mut got = Batch::with_capacity(5);
     let (mut seen, until) = (0, Instant::now() + Duration::from_secs(5));
     while seen < 100 {
