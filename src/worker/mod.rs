@@ -42,7 +42,7 @@ const TURNS_PER_POLL: u32 = 4;
 /// segmented gains most. It is what network cards do with interrupts.
 const STREAK: u32 = 8;
 const FEW: usize = 24;
-/// Lets others have the core, if the frames are small for so long.
+/// How long, if the frames of so many turns were small. Acknowledgements between bulk data are not to wait.
 const PAUSE: Duration = Duration::from_micros(50);
 const SMALL: usize = 512;
 /// How late a pause may end, nanoseconds: without this the kernel adds up to 50 microseconds.
@@ -70,8 +70,9 @@ pub struct Worker {
     stopping: bool,
     since_poll: u32,
     spin: spin::Spin,
-    /// Turns in a row that moved something.
+    /// Turns in a row that moved something, and that moved small frames on average.
     streak: u32,
+    small_streak: u32,
     /// Frames of the last turn.
     moved: usize,
     /// Their bytes.
@@ -101,6 +102,7 @@ impl Worker {
             since_poll: 0,
             spin: spin::Spin::new(Duration::ZERO),
             streak: 0,
+            small_streak: 0,
             moved: 0,
             moved_bytes: 0,
         })
@@ -144,7 +146,7 @@ impl Worker {
 
     /// Between turns under load.
     fn pause(&self) {
-        if self.moved_bytes < self.moved * SMALL {
+        if self.small_streak >= STREAK {
             std::thread::sleep(PAUSE);
         } else {
             std::thread::yield_now();
@@ -281,8 +283,10 @@ impl Worker {
         self.forwarder.settle();
         if moved {
             self.streak = self.streak.saturating_add(1);
+            let small = self.moved_bytes < self.moved * SMALL;
+            self.small_streak = if small { self.small_streak.saturating_add(1) } else { 0 };
         } else {
-            self.streak = 0;
+            (self.streak, self.small_streak) = (0, 0);
             self.counters.idle_turns.add(1);
         }
         moved
