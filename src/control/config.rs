@@ -67,6 +67,17 @@ pub struct Uplink {
     /// Interface towards the other nodes.
     pub interface: String,
     pub driver: UplinkDriver,
+    pub super_frames: SuperFrames,
+}
+
+/// Whether super-frames cross the underlay whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SuperFrames {
+    /// Where the kernel has what that needs.
+    #[default]
+    Auto,
+    /// They are cut into tunnel packets here.
+    Off,
 }
 
 /// I/O method on the uplink.
@@ -235,12 +246,17 @@ fn datastore(f: &Field, folder: &Path, in_kubernetes: bool) -> Result<Datastore,
 }
 
 fn uplink(f: &Field) -> Result<Uplink, FieldError> {
-    f.only(&["interface", "driver"])?;
+    f.only(&["interface", "driver", "super-frames"])?;
     let interface = f.get("interface")?.interface_name()?.ok_or_else(|| {
         f.get("interface").map_or_else(|e| e, |i| i.error("missing; the name of the interface towards the other nodes is required"))
     })?;
     let drivers = [("auto", UplinkDriver::Auto), ("af-xdp", UplinkDriver::AfXdp), ("socket", UplinkDriver::Socket)];
-    Ok(Uplink { interface, driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default() })
+    let super_frames = [("auto", SuperFrames::Auto), ("off", SuperFrames::Off)];
+    Ok(Uplink {
+        interface,
+        driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default(),
+        super_frames: f.get("super-frames")?.one_of(&super_frames)?.unwrap_or_default(),
+    })
 }
 
 fn workloads(f: &Field) -> Result<Workloads, FieldError> {
@@ -308,7 +324,7 @@ mod tests {
         let want = Config {
             node: "a".into(),
             datastore: Datastore::File { path: "/d".into() },
-            uplink: Uplink { interface: "eth0".into(), driver: UplinkDriver::Auto },
+            uplink: Uplink { interface: "eth0".into(), driver: UplinkDriver::Auto, super_frames: SuperFrames::Auto },
             workloads: Workloads { driver: WorkloadDriver::Auto },
             host: Host { interface: "tunl-tortie".into() },
             workers: 1,
@@ -327,14 +343,14 @@ mod tests {
     #[test]
     fn everything_set() {
         let c = parse(
-            "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp}\nworkloads: {driver: af-packet}\n\
+            "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp, super-frames: off}\nworkloads: {driver: af-packet}\n\
              host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n",
         )
         .unwrap();
         assert_eq!(c.node, "B");
         assert_eq!(c.datastore, Datastore::File { path: "/etc/tortie/manifests".into() });
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
-        assert_eq!(c.xdp.busy_poll, 50);
+        assert_eq!((c.xdp.busy_poll, c.uplink.super_frames), (50, SuperFrames::Off));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
 
@@ -382,7 +398,10 @@ mod tests {
         let long = "x".repeat(108);
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
-            ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
+            (
+                "node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n",
+                ":7: uplink.drivr: unknown key; one of interface, driver, super-frames",
+            ),
             ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni"),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (

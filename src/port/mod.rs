@@ -12,6 +12,7 @@ pub mod open;
 pub mod packet;
 mod pair;
 pub mod raw;
+mod receive;
 pub mod shape;
 pub mod sys;
 mod tcx;
@@ -19,6 +20,7 @@ pub mod tun;
 mod tun_steer;
 pub mod udp;
 pub mod vnet;
+mod whole;
 pub mod xsk;
 
 pub use error::OpenError;
@@ -59,7 +61,7 @@ impl TxCsum {
     pub fn joins(self, kind: AdjKind) -> bool {
         match self {
             TxCsum::Software => false,
-            TxCsum::SuperFrames => kind == AdjKind::Vxlan,
+            TxCsum::SuperFrames => matches!(kind, AdjKind::Vxlan | AdjKind::Ipip),
             TxCsum::Port => matches!(kind, AdjKind::Deliver | AdjKind::Punt(_)),
         }
     }

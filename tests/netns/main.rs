@@ -20,4 +20,5 @@ mod router;
 mod settings;
 mod trace;
 mod vxlan_peer;
+mod whole;
 mod wire;
