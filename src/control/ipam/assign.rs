@@ -230,7 +230,7 @@ impl<S: Objects> Ipam<S> {
                     run.got.extend(addresses.into_iter().map(|address| ReleaseRequest { address, handle: handle.clone(), sequence }));
                     return Ok(());
                 }
-                Commit::Lost(Some(now)) => block = now,
+                Commit::Lost(Some(now)) => block = *now,
                 Commit::Lost(None) => return Ok(()),
             }
         }
@@ -256,7 +256,7 @@ impl<S: Objects> Ipam<S> {
         if let Some(handle) = &holder.handle {
             self.try_decrement(handle, next.cidr, count).await;
         }
-        if fault.is_conflict() { Ok(Commit::Lost(now)) } else { Err(fault) }
+        if fault.is_conflict() { Ok(Commit::Lost(now.map(Box::new))) } else { Err(fault) }
     }
 
     /// Assigns the address that is asked for, claiming its block if nobody has it.
@@ -303,5 +303,5 @@ impl<S: Objects> Ipam<S> {
 enum Commit {
     Done,
     /// Somebody else wrote first; the block as it is now.
-    Lost(Option<Block>),
+    Lost(Option<Box<Block>>),
 }
