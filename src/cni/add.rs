@@ -99,8 +99,12 @@ impl<O: Objects> Plugin<O> {
             Device::Tap => self.attach_tap(plan, daemon).await?,
         };
         let mtu = Some(plan.mtu.into());
-        let host = (self.conf.device == Device::Veth)
-            .then(|| Interface { name: plan.host.clone(), mac: Some(HOST_MAC.to_string()), mtu, sandbox: None });
+        let host = (self.conf.device == Device::Veth).then(|| Interface {
+            name: plan.host.clone(),
+            mac: Some(HOST_MAC.to_string()),
+            mtu,
+            sandbox: None,
+        });
         let inside = Interface {
             name: plan.container.interface.clone(),
             mac: Some(mac.to_string()),
@@ -128,13 +132,21 @@ impl<O: Objects> Plugin<O> {
         let (addresses, routes) = (plan.addresses(), self.routes(&plan.given));
         self.record(plan, TAP, plan.mac, Some(plan.netns)).await?;
         let here = plan.netns.display().to_string();
-        daemon
-            .wait_endpoint(&plan.workload.endpoint_key(), |row| carried(row, &addresses, |row| row.netns.as_deref() == Some(here.as_str())))?;
+        daemon.wait_endpoint(&plan.workload.endpoint_key(), |row| {
+            carried(row, &addresses, |row| row.netns.as_deref() == Some(here.as_str()))
+        })?;
         interface::configure(&self.inside(plan, &addresses, &routes), plan.mtu)
     }
 
     fn inside<'a>(&self, plan: &'a Plan, addresses: &'a [Ipv4Addr], routes: &'a [Ipv4Net]) -> Inside<'a> {
-        Inside { netns: plan.netns, interface: &plan.container.interface, addresses, routes, forwarding: self.conf.forwarding, egress: self.conf.egress }
+        Inside {
+            netns: plan.netns,
+            interface: &plan.container.interface,
+            addresses,
+            routes,
+            forwarding: self.conf.forwarding,
+            egress: self.conf.egress,
+        }
     }
 
     /// The default route, unless the address plugin names others.

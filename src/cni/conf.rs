@@ -104,7 +104,8 @@ impl Conf {
         let ipam = root.get("ipam")?;
         refuse_ipv6(&ipam)?;
         let kind = ipam.get("type")?.text()?.unwrap_or("calico-ipam");
-        let number = |key: &str, max: u32| -> Result<Option<u32>, FieldError> { Ok(root.get(key)?.number(0, max)?.filter(|n: &u32| *n > 0)) };
+        let number =
+            |key: &str, max: u32| -> Result<Option<u32>, FieldError> { Ok(root.get(key)?.number(0, max)?.filter(|n: &u32| *n > 0)) };
         let path = |key: &str, default: &str| -> Result<PathBuf, FieldError> { Ok(said(&root.get(key)?)?.unwrap_or(default).into()) };
         let previous = raw.get("prevResult").filter(|v| !v.is_null());
         let devices = [("veth", Device::Veth), ("tap", Device::Tap)];
@@ -239,7 +240,9 @@ fn egress(f: &Field) -> Result<Option<Limit>, FieldError> {
     match (number(&rate)?, number(&burst)?) {
         (0, _) => Ok(None),
         (bits, _) if bits < 1000 => Err(rate.error(format!("{bits} bits per second is less than 1000, the least that is supported"))),
-        (_, bits) if bits < BURST_MIN => Err(burst.error(format!("{bits} bits is less than one packet ({BURST_MIN} bits): nothing could be sent"))),
+        (_, bits) if bits < BURST_MIN => {
+            Err(burst.error(format!("{bits} bits is less than one packet ({BURST_MIN} bits): nothing could be sent")))
+        }
         (rate, burst) => Ok(Some(Limit { rate, burst })),
     }
 }
@@ -335,8 +338,13 @@ mod tests {
 
     #[test]
     fn limits_on_what_a_pod_sends() {
-        let limit = |bandwidth: &str| parse(&format!(r#","datastore_type":"kubernetes","runtimeConfig":{{"bandwidth":{bandwidth}}}"#)).map(|c| c.egress);
-        assert_eq!(limit(r#"{"egressRate":10000000,"egressBurst":2147483647}"#).unwrap(), Some(Limit { rate: 10_000_000, burst: 2_147_483_647 }));
+        let limit = |bandwidth: &str| {
+            parse(&format!(r#","datastore_type":"kubernetes","runtimeConfig":{{"bandwidth":{bandwidth}}}"#)).map(|c| c.egress)
+        };
+        assert_eq!(
+            limit(r#"{"egressRate":10000000,"egressBurst":2147483647}"#).unwrap(),
+            Some(Limit { rate: 10_000_000, burst: 2_147_483_647 })
+        );
         assert_eq!(limit(r#"{"ingressRate":10000000,"ingressBurst":1}"#).unwrap(), None);
         for (bad, want) in [
             (r#"{"egressRate":10,"egressBurst":100000}"#, "runtimeConfig.bandwidth.egressRate: 10 bits per second"),

@@ -116,7 +116,8 @@ fn args(text: &str) -> Result<Args, CniError> {
             return Err(fault(format!("{key}: lower-case letters, digits, '-' and '.' only")));
         }
     }
-    let ip = known("IP").map(|v| v.split('/').next().unwrap_or_default().parse().map_err(|_| fault(format!("IP: {v:?} is not an address"))));
+    let ip =
+        known("IP").map(|v| v.split('/').next().unwrap_or_default().parse().map_err(|_| fault(format!("IP: {v:?} is not an address"))));
     let out = Args { pod: known("K8S_POD_NAME"), namespace: known("K8S_POD_NAMESPACE"), ip: ip.transpose()? };
     if out.pod.is_some() != out.namespace.is_some() {
         return Err(fault("K8S_POD_NAME and K8S_POD_NAMESPACE belong together; one is missing".into()));

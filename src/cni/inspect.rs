@@ -51,7 +51,10 @@ impl<O: Objects> Plugin<O> {
     }
 
     fn previous(&self) -> Result<&Attachment, CniError> {
-        self.conf.previous.as_ref().ok_or_else(|| CniError::Refused { what: "prevResult".into(), fault: "missing: CHECK compares with it".into() })
+        self.conf
+            .previous
+            .as_ref()
+            .ok_or_else(|| CniError::Refused { what: "prevResult".into(), fault: "missing: CHECK compares with it".into() })
     }
 
     /// The host's end; a TAP has none.

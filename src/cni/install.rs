@@ -85,7 +85,11 @@ impl Installer {
                 std::thread::sleep(REFRESH);
             }
         };
-        std::thread::Builder::new().name("cni-install".into()).spawn(run).map(drop).map_err(io("start the thread that installs the CNI plugin"))
+        std::thread::Builder::new()
+            .name("cni-install".into())
+            .spawn(run)
+            .map(drop)
+            .map_err(io("start the thread that installs the CNI plugin"))
     }
 
     /// Brings every file in line.
@@ -351,7 +355,9 @@ mod tests {
 
     #[test]
     fn encodings_of_rfc_4648() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
         assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");

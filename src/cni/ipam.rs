@@ -56,7 +56,12 @@ pub async fn assign_any<O: Objects>(
 }
 
 /// The address that is asked for. An earlier container of the same pod may hold it still: kubelet cleans up later.
-pub async fn assign<O: Objects>(plugin: &Plugin<O>, container: &Container, workload: &Workload, ip: Ipv4Addr) -> Result<Ipv4Addr, CniError> {
+pub async fn assign<O: Objects>(
+    plugin: &Plugin<O>,
+    container: &Container,
+    workload: &Workload,
+    ip: Ipv4Addr,
+) -> Result<Ipv4Addr, CniError> {
     let ipam = ipam(plugin);
     let request = AssignIp { address: ip.into(), holder: holder(plugin, container, workload), usage: Some(Use::Workload) };
     match ipam.assign_ip(&request).await {

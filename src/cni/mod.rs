@@ -11,16 +11,16 @@ mod daemon;
 mod delegate;
 pub mod env;
 pub mod error;
-pub mod install;
 mod inspect;
+pub mod install;
 pub mod interface;
 mod ipam;
 mod log;
 pub mod plugin;
 pub mod record;
+mod remove;
 pub mod request;
 pub mod result;
-mod remove;
 mod store;
 pub mod workload;
 
@@ -131,19 +131,20 @@ mod tests {
 
     #[test]
     fn the_name_chooses_the_plugin() {
-        assert_eq!(["/opt/cni/bin/tortie", "tortie", "/x/tortie-ipam", "calico-ipam"].map(Role::of), [
-            Role::Network,
-            Role::Network,
-            Role::Ipam,
-            Role::Ipam
-        ]);
+        assert_eq!(
+            ["/opt/cni/bin/tortie", "tortie", "/x/tortie-ipam", "calico-ipam"].map(Role::of),
+            [Role::Network, Role::Network, Role::Ipam, Role::Ipam]
+        );
     }
 
     #[test]
     fn version_answers_in_the_version_that_is_asked_in() {
         let get = |name: &str| if name == "CNI_COMMAND" { "VERSION".to_owned() } else { String::new() };
         let answer = run(Role::Network, get, r#"{"cniVersion":"0.4.0"}"#).unwrap();
-        assert_eq!(answer, serde_json::json!({ "cniVersion": "0.4.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] }));
+        assert_eq!(
+            answer,
+            serde_json::json!({ "cniVersion": "0.4.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] })
+        );
         assert_eq!(run(Role::Ipam, get, "").unwrap()["cniVersion"], "1.1.0");
     }
 }

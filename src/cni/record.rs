@@ -232,7 +232,8 @@ mod tests {
     fn record(store: &MemObjects, form: Form, container: &str, addresses: &[Ipv4Addr], pod: &Value) -> Result<(), CniError> {
         let workload = workload(container);
         let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
-        let entry = Entry { workload: &workload, network: "net", interface: "cali1", addresses, mac, netns: Some(Path::new("/run/netns/x")) };
+        let entry =
+            Entry { workload: &workload, network: "net", interface: "cali1", addresses, mac, netns: Some(Path::new("/run/netns/x")) };
         run(publish(store, form, &entry, pod))
     }
 
@@ -267,7 +268,10 @@ mod tests {
         let stored = || store.all(Resource::WorkloadEndpoint).remove(0);
         let spec = |key: &str| stored()["spec"][key].clone();
         assert_eq!(stored()["metadata"]["name"], "n1-k8s-web--0-eth0");
-        assert_eq!((spec("ipNetworks"), spec("interfaceName"), spec("mac")), (json!(["10.244.0.5/32"]), json!("cali1"), json!("02:00:00:00:00:01")));
+        assert_eq!(
+            (spec("ipNetworks"), spec("interfaceName"), spec("mac")),
+            (json!(["10.244.0.5/32"]), json!("cali1"), json!("02:00:00:00:00:01"))
+        );
         assert_eq!((spec("profiles"), spec("allowSpoofedSourcePrefixes")), (json!(["kns.default"]), json!(["10.9.0.0/16"])));
         assert_eq!(stored()["metadata"]["labels"]["projectcalico.org/serviceaccount"], "runner");
         let read = crate::control::model::parse(&stored().to_string()).unwrap().entries.remove(0);
@@ -294,7 +298,8 @@ mod tests {
         });
         record(&contended, Form::Endpoint, "c1", &[], &Value::Null).unwrap();
         assert_eq!(store.all(Resource::WorkloadEndpoint)[0]["spec"]["profiles"], json!(["net"]));
-        let never = store.before(|op| if op.is_write() { Err(AccessError::Conflict { id: Id::cluster(Resource::Pod, "x") }) } else { Ok(()) });
+        let never =
+            store.before(|op| if op.is_write() { Err(AccessError::Conflict { id: Id::cluster(Resource::Pod, "x") }) } else { Ok(()) });
         assert_eq!(record(&never, Form::Endpoint, "c1", &[], &Value::Null).unwrap_err().code(), 11);
         assert_eq!(run(withdraw(&never, Form::Endpoint, &workload("c1"))).unwrap_err().code(), 11);
     }
@@ -302,13 +307,16 @@ mod tests {
     #[test]
     fn what_a_runtime_does_not_list_is_swept() {
         let store = MemObjects::new();
-        for (pod, container, node, network) in [("a", "c1", "n1", "net"), ("b", "c2", "n1", "net"), ("c", "c3", "n2", "net"), ("d", "c4", "n1", "other")] {
+        for (pod, container, node, network) in
+            [("a", "c1", "n1", "net"), ("b", "c2", "n1", "net"), ("c", "c3", "n2", "net"), ("d", "c4", "n1", "other")]
+        {
             let workload = Workload { pod: Some(pod.into()), node: node.into(), ..workload(container) };
             let entry = Entry { workload: &workload, network, interface: "cali1", addresses: &[], mac: None, netns: None };
             run(publish(&store, Form::Endpoint, &entry, &Value::Null)).unwrap();
         }
         assert_eq!(run(sweep(&store, "n1", "net", |c, i| c == "c1" && i == "eth0")).unwrap(), 1);
-        let left: Vec<_> = store.all(Resource::WorkloadEndpoint).iter().map(|o| o["spec"]["containerID"].as_str().unwrap().to_owned()).collect();
+        let left: Vec<_> =
+            store.all(Resource::WorkloadEndpoint).iter().map(|o| o["spec"]["containerID"].as_str().unwrap().to_owned()).collect();
         assert_eq!(left, ["c1", "c4", "c3"]);
     }
 }

@@ -16,7 +16,12 @@ impl<O: Objects> Plugin<O> {
         let present = interface::marked(&self.conf.name, &container.id)?;
         if !present.is_empty() && !present.contains(&container.interface) {
             // Of one that was refused; the container's record and address belong to the other.
-            tracing::info!("container {} has {} and not {} on this network: nothing to do", container.id, present.join(", "), container.interface);
+            tracing::info!(
+                "container {} has {} and not {} on this network: nothing to do",
+                container.id,
+                present.join(", "),
+                container.interface
+            );
             return Ok(());
         }
         let mut faults = Vec::new();
@@ -50,7 +55,9 @@ impl<O: Objects> Plugin<O> {
         }
         let links = interface::remove_marked(&self.conf.name, |m| stays(&m.container, &m.interface));
         match links {
-            Ok(gone) => gone.iter().for_each(|m| tracing::info!("interface {} of container {} was left behind: removed", m.interface, m.container)),
+            Ok(gone) => {
+                gone.iter().for_each(|m| tracing::info!("interface {} of container {} was left behind: removed", m.interface, m.container))
+            }
             Err(e) => faults.push(e),
         }
         faults.extend(self.collect_addresses().await.err());

@@ -67,7 +67,9 @@ fn general(conf: &Conf, container: &Container, pools: Option<&str>) -> Result<Wa
     match (&conf.ipam, container.args.ip) {
         (Ipam::Plugin(name), _) => Ok(Wanted::Plugin(name.clone())),
         (Ipam::BuiltIn, Some(IpAddr::V4(ip))) => Ok(Wanted::Assigned(ip)),
-        (Ipam::BuiltIn, Some(ip)) => Err(CniError::Unsupported { key: "CNI_ARGS IP".into(), value: ip.to_string(), why: "only IPv4 is supported" }),
+        (Ipam::BuiltIn, Some(ip)) => {
+            Err(CniError::Unsupported { key: "CNI_ARGS IP".into(), value: ip.to_string(), why: "only IPv4 is supported" })
+        }
         (Ipam::BuiltIn, None) => match pools {
             Some(value) => Ok(Wanted::Pools(texts("ipv4pools", value)?)),
             None => Ok(Wanted::Pools(conf.pools.clone())),
@@ -102,8 +104,10 @@ fn texts(key: &str, value: &str) -> Result<Vec<String>, CniError> {
 
 fn one_address(key: &str, value: &str) -> Result<Ipv4Addr, CniError> {
     let all = texts(key, value)?;
-    let parsed: Vec<IpAddr> =
-        all.iter().map(|a| a.parse().map_err(|_| refused(key, value, &format!("has {a:?}, which is not an address")))).collect::<Result<_, _>>()?;
+    let parsed: Vec<IpAddr> = all
+        .iter()
+        .map(|a| a.parse().map_err(|_| refused(key, value, &format!("has {a:?}, which is not an address"))))
+        .collect::<Result<_, _>>()?;
     match parsed.as_slice() {
         [IpAddr::V4(ip)] => Ok(*ip),
         all if all.iter().any(IpAddr::is_ipv6) => Err(unsupported_family(key, value)),
@@ -113,7 +117,11 @@ fn one_address(key: &str, value: &str) -> Result<Ipv4Addr, CniError> {
 
 fn hardware_address(value: &str) -> Result<Mac, CniError> {
     let mac: Mac = value.parse().map_err(|_| refused("hwAddr", value, "is not a MAC address"))?;
-    if mac.is_group() || mac == Mac([0; 6]) { Err(refused("hwAddr", value, "is not an address that one interface can have")) } else { Ok(mac) }
+    if mac.is_group() || mac == Mac([0; 6]) {
+        Err(refused("hwAddr", value, "is not an address that one interface can have"))
+    } else {
+        Ok(mac)
+    }
 }
 
 #[cfg(test)]
@@ -162,14 +170,21 @@ mod tests {
         let mut both = fixed.clone();
         both["cni.projectcalico.org/ipAddrsNoIpam"] = json!("[\"10.9.0.1\"]");
         assert!(fault(allowed, &both).contains("exclude each other"));
-        for (value, want) in [("[]", "not exactly one"), ("[\"10.0.0.1\",\"10.0.0.2\"]", "not exactly one"), ("[\"x\"]", "\"x\", which is not an address")] {
+        for (value, want) in
+            [("[]", "not exactly one"), ("[\"10.0.0.1\",\"10.0.0.2\"]", "not exactly one"), ("[\"x\"]", "\"x\", which is not an address")]
+        {
             assert!(fault("", &json!({ "cni.projectcalico.org/ipAddrs": value })).contains(want), "{value}");
         }
     }
 
     #[test]
     fn ipv6_is_refused_wherever_it_is_asked_for() {
-        for (key, value) in [("ipAddrs", "[\"fd00::1\"]"), ("ipAddrs", "[\"10.0.0.1\",\"fd00::1\"]"), ("ipv6pools", "[\"a\"]"), ("ipFamilies", "[\"IPv4\",\"IPv6\"]")] {
+        for (key, value) in [
+            ("ipAddrs", "[\"fd00::1\"]"),
+            ("ipAddrs", "[\"10.0.0.1\",\"fd00::1\"]"),
+            ("ipv6pools", "[\"a\"]"),
+            ("ipFamilies", "[\"IPv4\",\"IPv6\"]"),
+        ] {
             let e = ask("", None, json!({ format!("cni.projectcalico.org/{key}"): value }), json!({})).unwrap_err();
             assert!(e.code() == 2 && e.to_string().contains(key) && e.to_string().contains("only IPv4"), "{e}");
         }

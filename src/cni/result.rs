@@ -30,10 +30,10 @@ impl Version {
     }
 
     pub fn find(name: &str) -> Result<Version, CniError> {
-        Version::ALL.into_iter().find(|v| v.name() == name).ok_or_else(|| CniError::Version {
-            given: name.into(),
-            supported: Version::ALL.map(Version::name).join(", "),
-        })
+        Version::ALL
+            .into_iter()
+            .find(|v| v.name() == name)
+            .ok_or_else(|| CniError::Version { given: name.into(), supported: Version::ALL.map(Version::name).join(", ") })
     }
 
     /// The answer to VERSION, in a version of its own.
@@ -115,10 +115,7 @@ impl Attachment {
             })
         });
         let routes = list(v, "routes").iter().enumerate().map(|(n, r)| {
-            Ok(Route {
-                dst: ipv4(&r["dst"], &format!("routes[{n}].dst")).map_err(fault)?,
-                via: text(r, "gw").and_then(|g| g.parse().ok()),
-            })
+            Ok(Route { dst: ipv4(&r["dst"], &format!("routes[{n}].dst")).map_err(fault)?, via: text(r, "gw").and_then(|g| g.parse().ok()) })
         });
         Ok(Attachment {
             interfaces: interfaces.collect(),

@@ -20,7 +20,9 @@ pub enum Store {
 pub async fn open(conf: &Conf) -> Result<(Store, Form), CniError> {
     match &conf.datastore {
         Datastore::Daemon(config::Datastore::File { path }) => Ok((Store::Folder(FolderObjects::new(path)), Form::Endpoint)),
-        Datastore::Daemon(config::Datastore::Kubernetes { kubeconfig }) | Datastore::Kubernetes { kubeconfig } => kubernetes(kubeconfig.as_deref()).await,
+        Datastore::Daemon(config::Datastore::Kubernetes { kubeconfig }) | Datastore::Kubernetes { kubeconfig } => {
+            kubernetes(kubeconfig.as_deref()).await
+        }
     }
 }
 

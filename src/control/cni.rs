@@ -63,7 +63,9 @@ mod tests {
         let c = parse("{install: true}").unwrap().unwrap();
         assert_eq!((c.bin_dir.to_str(), c.conf_dir.to_str()), (Some("/opt/cni/bin"), Some("/etc/cni/net.d")));
         assert_eq!((c.conf_name.as_str(), c.cni_version.as_str(), c.mtu), ("10-calico.conflist", "0.3.1", 0));
-        let c = parse("{install: true, conf-dir: /host/etc/cni/net.d, host-conf-dir: /etc/cni/net.d, bin-dir: bin, cni-version: 1.1.0, mtu: 1440}");
+        let c = parse(
+            "{install: true, conf-dir: /host/etc/cni/net.d, host-conf-dir: /etc/cni/net.d, bin-dir: bin, cni-version: 1.1.0, mtu: 1440}",
+        );
         let c = c.unwrap().unwrap();
         assert_eq!((c.host_conf_dir.to_str(), c.bin_dir.to_str()), (Some("/etc/cni/net.d"), Some("/etc/tortie/bin")));
         assert_eq!((c.cni_version.as_str(), c.mtu), ("1.1.0", 1440));

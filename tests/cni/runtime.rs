@@ -123,12 +123,20 @@ fn containers_of_containerd_talk() {
     let script = format!("ip route; ip link show eth0; ping -c 1 -W 2 10.1.0.1 && wget -q -T 5 -O- http://{}/", web.addresses[0]);
     let (done, said) = output(node_client(&containerd, &node, &script));
     assert_eq!(done, Some(true), "{said}\n{}", node.story());
-    assert!(said.contains("hello from a container") && said.contains("default via 169.254.1.1 dev eth0") && said.contains("mtu 1400"), "{said}");
+    assert!(
+        said.contains("hello from a container") && said.contains("default via 169.254.1.1 dev eth0") && said.contains("mtu 1400"),
+        "{said}"
+    );
     let (killed, why) = containerd.ctr(&["task", "kill", "-s", "SIGKILL", "web"]);
     assert!(killed, "{why}");
     // `ctr run` detaches the container when its program has ended.
     let (_, said) = output(server);
-    node.wait("both are detached", || node.leftovers().is_empty() || { assert!(!said.contains("rror"), "{said}"); false });
+    node.wait("both are detached", || {
+        node.leftovers().is_empty() || {
+            assert!(!said.contains("rror"), "{said}");
+            false
+        }
+    });
 }
 
 fn node_client(containerd: &Containerd, node: &Node, script: &str) -> ChildGuard {

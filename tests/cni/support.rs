@@ -43,14 +43,20 @@ impl Node {
         std::fs::write(&config, text).unwrap();
         let node = Node { ns, wire, dir, config, socket, daemon: None };
         std::fs::create_dir(node.store()).unwrap();
-        node.put("node", &json!({
-            "apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": { "name": "n1" },
-            "spec": { "bgp": { "ipv4Address": "10.1.0.1/24" } },
-        }));
-        node.put("pool", &json!({
-            "apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": { "name": "pool" },
-            "spec": { "cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Never", "ipipMode": "Never", "nodeSelector": "all()" },
-        }));
+        node.put(
+            "node",
+            &json!({
+                "apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": { "name": "n1" },
+                "spec": { "bgp": { "ipv4Address": "10.1.0.1/24" } },
+            }),
+        );
+        node.put(
+            "pool",
+            &json!({
+                "apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": { "name": "pool" },
+                "spec": { "cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Never", "ipipMode": "Never", "nodeSelector": "all()" },
+            }),
+        );
         node
     }
 
@@ -70,10 +76,13 @@ impl Node {
     pub fn put_pod(&self, name: &str, annotations: &[(&str, &str)]) {
         let all: serde_json::Map<String, Value> =
             annotations.iter().map(|(k, v)| (format!("cni.projectcalico.org/{k}"), json!(v))).collect();
-        self.put(&format!("pod-{name}"), &json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default", "annotations": all },
-            "spec": { "nodeName": "n1", "containers": [] },
-        }));
+        self.put(
+            &format!("pod-{name}"),
+            &json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default", "annotations": all },
+                "spec": { "nodeName": "n1", "containers": [] },
+            }),
+        );
     }
 
     pub fn start(&mut self) {
@@ -126,7 +135,8 @@ impl Node {
         let _ = child.stdin.take().unwrap().write_all(conf.to_string().as_bytes());
         let out = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout);
-        let answer = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")) };
+        let answer =
+            if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")) };
         (out.status.success(), answer)
     }
 

@@ -166,7 +166,9 @@ fn device(m: &RouteNetlinkMessage) -> Option<Device> {
             LinkAttribute::IfAlias(a) => d.alias = Some(a.clone()),
             LinkAttribute::Mtu(v) => d.mtu = *v,
             LinkAttribute::Address(b) => d.mac = <[u8; 6]>::try_from(b.as_slice()).ok().map(Mac),
-            LinkAttribute::LinkInfo(info) => d.kind = info.iter().find_map(|i| if let LinkInfo::Kind(k) = i { Some(k.to_string()) } else { None }),
+            LinkAttribute::LinkInfo(info) => {
+                d.kind = info.iter().find_map(|i| if let LinkInfo::Kind(k) = i { Some(k.to_string()) } else { None })
+            }
             _ => {}
         }
     }
