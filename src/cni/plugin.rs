@@ -12,7 +12,7 @@ use crate::control::datastore::objects::{Id, Objects, Resource};
 use crate::control::model::{self, FelixConfiguration, Object};
 use crate::ops::view::StatusRow;
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -93,6 +93,22 @@ impl<O: Objects> Plugin<O> {
         let mut given = self.addresses(container, &Workload::new(&self.conf, container), &request.wanted).await?;
         given.addresses.iter_mut().for_each(|a| a.interface = None);
         Ok(given)
+    }
+
+    /// Held while a folder is written to: processes of one host then wait in line, instead of for the folder's own
+    /// lock, which gives up after a while. An API server needs no such order.
+    pub fn turn(&self) -> Option<File> {
+        if self.form == Form::Pod {
+            return None;
+        }
+        let take = || {
+            if let Some(folder) = self.conf.lock.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let file = OpenOptions::new().create(true).append(true).open(&self.conf.lock)?;
+            file.lock().map(|()| file)
+        };
+        take().inspect_err(|e| tracing::warn!("{}: going on without this lock: {e}", self.conf.lock.display())).ok()
     }
 
     /// Gives the addresses of a container back.

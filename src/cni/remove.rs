@@ -25,7 +25,9 @@ impl<O: Objects> Plugin<O> {
             return Ok(());
         }
         let mut faults = Vec::new();
+        let turn = self.turn();
         faults.extend(record::withdraw(&self.store, self.form, &workload).await.err());
+        drop(turn);
         let link = self.remove_interface(container);
         // An address that an interface still has must not be given to another.
         if link.is_ok() {
@@ -51,6 +53,7 @@ impl<O: Objects> Plugin<O> {
         let stays = |container: &str, interface: &str| valid.iter().any(|(c, i)| c == container && i == interface);
         let mut faults = Vec::new();
         if self.form == Form::Endpoint {
+            let _turn = self.turn();
             faults.extend(record::sweep(&self.store, &self.conf.node, &self.conf.name, stays).await.map_err(CniError::from).err());
         }
         let links = interface::remove_marked(&self.conf.name, |m| stays(&m.container, &m.interface));

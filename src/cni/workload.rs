@@ -50,11 +50,14 @@ impl Workload {
         format!("{}/{}", self.namespace, self.endpoint())
     }
 
-    /// The interface on the host.
+    /// The interface on the host. Calico takes the first characters of a container's id; ids that are not hashes
+    /// (`default-web-1`) begin alike, so of those it is the hash.
     pub fn host_interface(&self, prefix: &str) -> String {
+        let hashed = self.container.len() > ID_DIGITS && self.container.bytes().all(|b| b.is_ascii_hexdigit());
         match &self.pod {
             Some(pod) => model::interface_name(prefix, &self.namespace, pod),
-            None => format!("{prefix}{}", self.container.chars().take(ID_DIGITS).collect::<String>()),
+            None if hashed => format!("{prefix}{}", &self.container[..ID_DIGITS]),
+            None => model::interface_name(prefix, &self.namespace, &self.container),
         }
     }
 
@@ -116,6 +119,9 @@ mod tests {
         assert_eq!(other.endpoint_key(), "default/worker--3-cni-0123456789abcdef-eth0");
         assert_eq!((other.host_interface("cali"), other.legacy_handle()), ("cali0123456789a".into(), "0123456789abcdef".into()));
         assert!(other.host_interface("cali").len() <= 15);
+        let named = |id: &str| Workload { container: id.into(), ..workload(None) }.host_interface("cali");
+        assert_ne!(named("default-web-1"), named("default-web-2"));
+        assert_eq!(named("default-web-1").len(), 15);
     }
 
     #[test]

@@ -22,14 +22,19 @@ fn annotations_choose_pools_and_addresses() {
     let result = fixed.add(&node, &conf);
     assert_eq!((address(&result).as_str(), &result["interfaces"][1]["mac"]), ("10.244.7.7", &json!("02:00:00:00:00:07")));
     // A new sandbox of the same pod takes the address over; the old one's late clean-up does not take it away.
-    assert_eq!(address(&next.add(&node, &conf)), "10.244.7.7");
+    let taken = next.add(&node, &conf);
+    assert_eq!(address(&taken), "10.244.7.7");
     fixed.del(&node, &conf);
+<<<<<<< HEAD
     next.call(
         &node,
         "CHECK",
         &with_previous(&conf, &json!({ "interfaces": [{ "name": "cali1" }], "ips": [{ "address": "10.244.7.7/32" }] })),
     )
     .is_null();
+=======
+    next.call(&node, "CHECK", &with_previous(&conf, &taken));
+>>>>>>> cni
     assert!(next.pings("10.1.0.1"));
     // Another pod does not.
     node.put_pod("thief", &[("ipAddrs", "[\"10.244.7.7\"]")]);

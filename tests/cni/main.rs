@@ -4,6 +4,7 @@
 mod add;
 mod addresses;
 mod chain;
+mod kubernetes;
 mod life;
 mod many;
 mod runtime;

@@ -120,7 +120,7 @@ fn containers_of_containerd_talk() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let Some(web) = endpoint() else { panic!("the server did not start: {:?}\n{}", output(server), node.story()) };
-    let script = format!("ip route; ip link show eth0; ping -c 1 -W 2 10.1.0.1 && wget -q -T 5 -O- http://{}/", web.addresses[0]);
+    let script = format!("ip route; ip link show eth0; ping -c 1 -W 2 10.1.0.1 && wget -q -O- http://{}/", web.addresses[0]);
     let (done, said) = output(node_client(&containerd, &node, &script));
     assert_eq!(done, Some(true), "{said}\n{}", node.story());
     assert!(
