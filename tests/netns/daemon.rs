@@ -9,13 +9,13 @@ use tortie::testing::netns::{ChildGuard, Namespace, veth};
 
 const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
 
-/// One node with one pod on a veth named `cali0`.
-struct Node {
+/// One node with one pod on a veth named `cali0`, and a datastore of its own.
+pub struct Node {
     index: u8,
-    ns: Namespace,
-    pod: Namespace,
+    pub ns: Namespace,
+    pub pod: Namespace,
     config: PathBuf,
-    socket: PathBuf,
+    pub socket: PathBuf,
     daemon: Option<ChildGuard>,
 }
 
@@ -27,7 +27,7 @@ impl Node {
         let config = dir.join(format!("{index}.yaml"));
         let text = format!(
             "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\n",
-            dir.join("state").display(),
+            state(dir, index).display(),
             socket.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -40,7 +40,7 @@ impl Node {
         format!("10.1.0.{}", self.index)
     }
 
-    fn pod_address(&self) -> String {
+    pub fn pod_address(&self) -> String {
         format!("10.244.{}.5", self.index)
     }
 
@@ -89,7 +89,7 @@ impl Node {
         assert!(self.ping(to, 10), "{what}: {} to {to}\n{}", self.pod_address(), self.story());
     }
 
-    fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let c = Client::new(&self.socket);
         let drops: Vec<_> = c.drops().unwrap_or_default().into_iter().filter(|d| d.packets > 0).collect();
         let kernel = self.ns.sh("ip route; ip -br addr; ip neigh");
@@ -97,13 +97,18 @@ impl Node {
     }
 }
 
-struct Pair {
-    a: Node,
-    b: Node,
+pub struct Pair {
+    pub a: Node,
+    pub b: Node,
     dir: tempfile::TempDir,
 }
 
-fn manifest(index: u8) -> String {
+/// Where node `index` reads the cluster's state from.
+fn state(dir: &Path, index: u8) -> PathBuf {
+    dir.join(format!("state{index}"))
+}
+
+pub fn manifest(index: u8) -> String {
     format!(
         r#"
 apiVersion: projectcalico.org/v3
@@ -134,17 +139,16 @@ spec: {{node: node{index}, orchestrator: k8s, pod: pod, endpoint: eth0, interfac
     )
 }
 
-fn pool(vxlan: &str, ipip: &str) -> String {
+pub fn pool(vxlan: &str, ipip: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pool}}\nspec: {{cidr: 10.244.0.0/16, blockSize: 26, vxlanMode: {vxlan}, ipipMode: {ipip}, natOutgoing: false, nodeSelector: all()}}\n"
     )
 }
 
 impl Pair {
-    fn new(driver: &str, workers: u16) -> Pair {
+    pub fn new(driver: &str, workers: u16) -> Pair {
         let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        std::fs::create_dir(&state).unwrap();
+        (1..=2).for_each(|i| std::fs::create_dir(state(dir.path(), i)).unwrap());
         let (a, b) = (Node::new(1, dir.path(), driver, workers), Node::new(2, dir.path(), driver, workers));
         let pair = Pair { a, b, dir };
         pair.file("node1.yaml", &manifest(1));
@@ -154,8 +158,17 @@ impl Pair {
         pair
     }
 
-    fn file(&self, name: &str, text: &str) {
-        std::fs::write(self.dir.path().join("state").join(name), text).unwrap();
+    /// Both nodes learn of a change.
+    pub fn file(&self, name: &str, text: &str) {
+        (1..=2).for_each(|i| self.file_at(i, name, text));
+    }
+
+    /// One node learns of a change.
+    pub fn file_at(&self, index: u8, name: &str, text: &str) {
+        let path = state(self.dir.path(), index).join(name);
+        let unfinished = path.with_extension("new");
+        std::fs::write(&unfinished, text).unwrap();
+        std::fs::rename(unfinished, path).unwrap();
     }
 
     fn join(&self) {
@@ -165,12 +178,30 @@ impl Pair {
         }
     }
 
-    fn start(&mut self) {
+    /// The pods get TAPs instead of their veths.
+    pub fn taps(&self) {
+        for n in [&self.a, &self.b] {
+            n.ns.sh("ip link del cali0");
+            let name = format!("name: node{}-k8s-pod-eth0", n.index);
+            let annotated = format!("{name}, annotations: {{tortie/netns: {}}}", n.pod.path().display());
+            self.file(&format!("node{}.yaml", n.index), &manifest(n.index).replace(&name, &annotated));
+        }
+    }
+
+    /// Gives the TAPs that the daemons made their addresses, as a CNI plugin would.
+    pub fn address_taps(&self) {
+        for n in [&self.a, &self.b] {
+            n.pod.sh(&format!("ip addr add {}/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link", n.pod_address()));
+            n.pod.sh("ip route add default via 169.254.1.1");
+        }
+    }
+
+    pub fn start(&mut self) {
         self.a.start();
         self.b.start();
     }
 
-    fn expect_both_ways(&self, what: &str) {
+    pub fn expect_both_ways(&self, what: &str) {
         self.a.expect_ping(&self.b.pod_address(), what);
         self.b.expect_ping(&self.a.pod_address(), what);
     }
@@ -344,16 +375,9 @@ fn reload_changes_the_method_and_a_bad_configuration_changes_nothing() {
 #[test]
 fn a_tap_is_made_in_the_pods_namespace_and_survives_a_crash() {
     let mut p = Pair::new("socket", 1);
-    for n in [&p.a, &p.b] {
-        n.ns.sh("ip link del cali0");
-        let annotated = format!("name: node{}-k8s-pod-eth0, annotations: {{tortie/netns: {}}}", n.index, n.pod.path().display());
-        p.file(&format!("node{}.yaml", n.index), &manifest(n.index).replace(&format!("name: node{}-k8s-pod-eth0", n.index), &annotated));
-    }
+    p.taps();
     p.start();
-    for n in [&p.a, &p.b] {
-        n.pod.sh(&format!("ip addr add {}/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link", n.pod_address()));
-        n.pod.sh("ip route add default via 169.254.1.1");
-    }
+    p.address_taps();
     p.expect_both_ways("over TAP");
     let row = Client::new(&p.a.socket).ports().unwrap().into_iter().find(|r| r.role == "workload").unwrap();
     assert_eq!((row.driver.as_deref(), row.mtu), (Some("tap"), Some(1450)));

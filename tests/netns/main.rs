@@ -2,6 +2,7 @@
 
 mod daemon;
 mod differential;
+mod flips;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;
