@@ -47,11 +47,11 @@ needs: root
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
 	fi
 
-# What the tests of the CNI plugin run beside it: a container runtime, the plugins that are chained behind ours.
+# What the tests run beside it: a container runtime, the plugins that are chained behind ours, a reader of captures.
 test-needs: needs
 	@missing=(); \
 	have() { PATH="$$PATH:/usr/sbin:/sbin" command -v "$$1" >/dev/null || missing+=("$$2"); }; \
-	have containerd containerd; have ctr containerd; have runc runc; have busybox busybox-static; have iptables iptables; have tc iproute2; \
+	have containerd containerd; have ctr containerd; have runc runc; have busybox busybox-static; have iptables iptables; have tc iproute2; have tshark tshark; \
 	[ -x /usr/lib/cni/portmap ] || missing+=(containernetworking-plugins); \
 	if [ $${#missing[@]} -gt 0 ]; then \
 		echo "installing: $${missing[*]}"; \
@@ -71,13 +71,7 @@ lab-bench: needs
 	$(SUDO) $(TORTIE) lab bench $(BENCH)
 
 # Built as the user, run as root: the namespace tests need it, and skip nothing.
-<<<<<<< HEAD
-# The tests read captures back with tshark.
-test: needs
-	command -v tshark >/dev/null || { $(SUDO) apt-get update -q; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends tshark; }
-=======
 test: test-needs
->>>>>>> cni
 	cargo test --all-features --no-run
 	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo test --all-features
 

@@ -56,19 +56,7 @@ fn attaching_waits_for_the_daemon_but_not_for_ever() {
     });
     node.start();
     node.wait("the pod is reachable again", || pod.pings("10.1.0.1"));
-<<<<<<< HEAD
-    pod.call(
-        &node,
-        "CHECK",
-        &with_previous(
-            &conf,
-            &json!({ "cniVersion": "1.1.0", "interfaces": [
-        { "name": HOST_OF_WEB }, { "name": "eth0", "sandbox": pod.ns.path() }], "ips": [] }),
-        ),
-    );
-=======
     pod.call(&node, "CHECK", &with_previous(&conf, &added));
->>>>>>> cni
     pod.del(&node, &conf);
     node.expect_nothing_left();
 }

@@ -4,17 +4,12 @@ mod calc;
 mod faults;
 mod golden;
 mod history;
-<<<<<<< HEAD
 mod incremental;
 mod ipam;
 mod manifests;
 mod node;
 mod node_task;
 mod planning;
-=======
-mod ipam;
-mod manifests;
->>>>>>> cni
 mod samples;
 mod store;
 mod support;

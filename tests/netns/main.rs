@@ -4,6 +4,7 @@ mod daemon;
 mod detection;
 mod differential;
 mod explain;
+mod flips;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;

@@ -34,6 +34,8 @@ pub struct Calculator {
     external: BTreeSet<Ipv4Addr>,
     users: Users,
     warnings: Warnings,
+    /// A state was taken in.
+    started: bool,
 }
 
 #[derive(Default)]
@@ -96,6 +98,7 @@ impl Calculator {
             external: BTreeSet::new(),
             users: Users::default(),
             warnings: Warnings::default(),
+            started: false,
         }
     }
 
@@ -107,7 +110,7 @@ impl Calculator {
     /// Takes a new state in; `changed` is what it differs in from the one before.
     pub fn update(&mut self, cluster: &Cluster, changed: &Changed) -> Delta {
         match changed {
-            Changed::Keys(keys) if !keys.iter().any(|key| self.concerns_all(cluster, key)) => {
+            Changed::Keys(keys) if self.started && !keys.iter().any(|key| self.concerns_all(cluster, key)) => {
                 if self.desired.node.is_none() {
                     return Delta::Parts(Parts::default());
                 }
@@ -135,7 +138,7 @@ impl Calculator {
     }
 
     fn rebuild(&mut self, cluster: &Cluster) {
-        *self = Calculator { felix: cluster.felix_for(&self.me), ..Calculator::new(&self.me) };
+        *self = Calculator { felix: cluster.felix_for(&self.me), started: true, ..Calculator::new(&self.me) };
         let mut lines = Vec::new();
         self.pools = Pools::new(cluster, &mut lines);
         self.nodes = Nodes::new(cluster, &self.me);
