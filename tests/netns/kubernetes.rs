@@ -157,7 +157,7 @@ impl Node {
 
     fn remote_kind(&self) -> Option<String> {
         let remote = format!("10.244.{}.0/26", 3 - self.index);
-        self.client.fib().ok()?.into_iter().find(|r| r.prefix.to_string() == remote).map(|r| r.kind.to_string())
+        self.client.fib().ok()?.into_iter().find(|r| r.prefix == remote).map(|r| r.kind)
     }
 
     fn story(&self) -> String {

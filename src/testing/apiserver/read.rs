@@ -200,10 +200,8 @@ impl Watch {
         let _open = shared.opened(self.resource.plural);
         let (mut changed, mut cut) = (shared.changed.subscribe(), shared.cut.subscribe());
         cut.mark_unchanged();
-        let mut initial = std::mem::take(&mut self.initial);
-        while !initial.is_empty() {
-            let rest = initial.split_off(initial.len().min(PIECE));
-            if !writer.send(std::mem::replace(&mut initial, rest)).await {
+        for piece in std::mem::take(&mut self.initial).into_bytes().chunks(PIECE) {
+            if !writer.send(piece.to_vec()).await {
                 return;
             }
         }
