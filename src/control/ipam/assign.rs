@@ -85,7 +85,7 @@ impl Run<'_> {
 
 impl<S: Objects> Ipam<S> {
     /// Assigns the next free addresses. Fewer than asked for is no error ([`Assigned::complete`]); after an error none
-    /// are.
+    /// are, but where the datastore did not answer: release by the handle then.
     pub async fn auto_assign(&self, request: &AutoAssign) -> Result<Assigned, IpamError> {
         self.exclusively(self.auto_assign_unlocked(request)).await
     }
@@ -244,19 +244,12 @@ impl<S: Objects> Ipam<S> {
             self.increment(handle, next.cidr, count).await?;
         }
         let Err(fault) = self.store.update_block(next).await else { return Ok(Commit::Done) };
-        // The write may have taken effect though its answer is an error. As long as that is not known the handle
-        // counts too many rather than too few.
-        let Ok(now) = self.block(next.cidr, config).await else { return Err(fault) };
-        let ours = |block: &Block, address: IpAddr| {
-            block.holder(address).is_some_and(|held| held.sequence == Some(next.sequence) && held.attribute.is_of(holder))
-        };
-        if now.as_ref().is_some_and(|block| addresses.iter().all(|a| ours(block, *a))) {
-            return Ok(Commit::Done);
-        }
-        if let Some(handle) = &holder.handle {
+        // Without an answer the write may have taken effect, or still may: the handle then counts too many rather than
+        // too few, and the addresses are found by it.
+        if let Some(handle) = holder.handle.as_ref().filter(|_| !fault.is_unanswered()) {
             self.try_decrement(handle, next.cidr, count).await;
         }
-        if fault.is_conflict() { Ok(Commit::Lost(now.map(Box::new))) } else { Err(fault) }
+        if fault.is_conflict() { Ok(Commit::Lost(self.block(next.cidr, config).await?.map(Box::new))) } else { Err(fault) }
     }
 
     /// Assigns the address that is asked for, claiming its block if nobody has it.

@@ -59,6 +59,11 @@ pub enum Refusal {
 }
 
 impl IpamError {
+    /// Whether a write took effect is not known.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, IpamError::Access(AccessError::Unavailable { .. }))
+    }
+
     /// Somebody else wrote first: read again, decide again.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, IpamError::Access(e) if e.is_conflict() || matches!(e, AccessError::NotFound { .. }))
