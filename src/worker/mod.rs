@@ -46,8 +46,6 @@ const FEW: usize = 24;
 /// How long, if the frames of so many turns were small. Acknowledgements between bulk data are not to wait.
 const PAUSE: Duration = Duration::from_micros(50);
 const SMALL: usize = 512;
-/// How late a pause may end, nanoseconds: without this the kernel adds up to 50 microseconds.
-const TIMER_SLACK: libc::c_ulong = 1000;
 
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
@@ -139,8 +137,7 @@ impl Worker {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        // SAFETY: no pointers. It cannot fail, and matters for speed only.
-        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK) };
+        poll::wake_in_time();
         while !self.stopping {
             self.wait()?;
             self.turn_ready(self.now_ms());
