@@ -53,6 +53,7 @@ impl Daemon {
         let deadline = Instant::now() + self.patience;
         let mut pause = PAUSE;
         loop {
+            let asked = Instant::now();
             let missing = match ask() {
                 Ok(answer) => return Ok(answer),
                 Err(missing) => missing,
@@ -63,7 +64,8 @@ impl Daemon {
                     self.patience.as_secs()
                 )));
             }
-            std::thread::sleep(pause);
+            // Many that wait for a busy daemon must not be what it is busy with.
+            std::thread::sleep(pause.max(2 * asked.elapsed()));
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
