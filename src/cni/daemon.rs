@@ -58,14 +58,15 @@ impl Daemon {
                 Ok(answer) => return Ok(answer),
                 Err(missing) => missing,
             };
-            if Instant::now() + pause >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
                 return Err(CniError::Later(format!(
                     "not ready within {} s (policy_setup_timeout_seconds): {missing}",
                     self.patience.as_secs()
                 )));
             }
             // Many that wait for a busy daemon must not be what it is busy with.
-            std::thread::sleep(pause.max(2 * asked.elapsed()));
+            std::thread::sleep(pause.max(2 * asked.elapsed()).min(left));
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
