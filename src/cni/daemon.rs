@@ -53,17 +53,20 @@ impl Daemon {
         let deadline = Instant::now() + self.patience;
         let mut pause = PAUSE;
         loop {
+            let asked = Instant::now();
             let missing = match ask() {
                 Ok(answer) => return Ok(answer),
                 Err(missing) => missing,
             };
-            if Instant::now() + pause >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
                 return Err(CniError::Later(format!(
                     "not ready within {} s (policy_setup_timeout_seconds): {missing}",
                     self.patience.as_secs()
                 )));
             }
-            std::thread::sleep(pause);
+            // Many that wait for a busy daemon must not be what it is busy with.
+            std::thread::sleep(pause.max(2 * asked.elapsed()).min(left));
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

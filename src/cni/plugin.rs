@@ -54,8 +54,8 @@ impl<O: Objects> Plugin<O> {
     /// How the names of pods' interfaces begin on this node.
     pub async fn interface_prefix(&self) -> Result<String, CniError> {
         let own = self.felix(&format!("node.{}", self.conf.node)).await?;
-        let felix = own.over(&*self.felix("default").await?);
-        Ok(felix.interface_prefix().to_owned())
+        let default = self.felix("default").await?;
+        Ok(own.over(&default).interface_prefix().to_owned())
     }
 
     /// An object that cannot be read counts as absent, as it does for the daemon.

@@ -9,7 +9,7 @@ const PODS: usize = 200;
 #[test]
 fn two_hundred_at_once_come_and_go() {
     let node = Node::new();
-    let conf = node.conf("1.0.0", json!({ "policy_setup_timeout_seconds": 120 }));
+    let conf = node.conf("1.0.0", json!({ "policy_setup_timeout_seconds": 300 }));
     let pods: Vec<Pod> = (0..PODS).map(|i| Pod::new(&format!("m{i}"))).collect();
     let results: Vec<_> = std::thread::scope(|s| {
         let all: Vec<_> = pods.iter().map(|p| s.spawn(|| p.add(&node, &conf))).collect();
