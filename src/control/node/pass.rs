@@ -62,12 +62,17 @@ pub struct Pass<'a, O> {
 }
 
 impl<O: Objects> Pass<'_, O> {
+    /// The address alone: one read where nothing changed.
+    pub async fn look(&self, host: &Host) -> Result<Option<Found>, NodeError> {
+        match self.settings.networking {
+            Networking::Calico => self.address(host).await.map(Some),
+            Networking::None => Ok(None),
+        }
+    }
+
     /// Makes everything so. `host` is what the kernel says; InternalIPs are the node's own.
     pub async fn run(&self, host: &Host) -> Result<Outcome, NodeError> {
-        let found = match self.settings.networking {
-            Networking::Calico => Some(self.address(host).await?),
-            Networking::None => None,
-        };
+        let found = self.look(host).await?;
         let mut faults = Vec::new();
         if let Some(setting) = &self.settings.pool {
             faults.extend(pool::ensure(self.objects(), setting, &host.interfaces).await.map_err(access("default IPPool")).err());
