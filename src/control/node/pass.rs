@@ -34,7 +34,7 @@ pub enum NodeError {
     )]
     TwoMachines { name: String, theirs: String, ours: String },
     #[error("node {name}: {source}")]
-    Tunnel { name: String, source: TunnelError },
+    Tunnel { name: String, source: Box<TunnelError> },
     #[error("{what}: {source}")]
     Access { what: &'static str, source: AccessError },
 }
@@ -176,7 +176,7 @@ impl<O: Objects> Pass<'_, O> {
 
     /// Brings the tunnel addresses in line with the pools.
     async fn tunnels(&self) -> Result<(), NodeError> {
-        let fault = |source| NodeError::Tunnel { name: self.name().into(), source };
+        let fault = |e| NodeError::Tunnel { name: self.name().into(), source: Box::new(e) };
         for last in (1..=TRIES).map(|n| n == TRIES) {
             let node = self.node(self.name()).await?;
             let wanted = tunnel::wanted(self.ipam, &node).await.map_err(fault)?;
