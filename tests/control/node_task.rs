@@ -4,10 +4,10 @@ use crate::node::{settings, store};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
-use tortie::control::datastore::objects::{AccessError, Resource};
+use tortie::control::datastore::objects::{AccessError, Id, Resource};
 use tortie::control::ipam::Ipam;
 use tortie::control::node::{Files, Local, Report, Task};
-use tortie::testing::objects::MemObjects;
+use tortie::testing::objects::{MemObjects, Op};
 
 const ENV: &[(&str, &str)] = &[
     ("IP", "10.0.0.1/24"),
@@ -79,6 +79,27 @@ async fn a_datastore_that_is_away_is_said_and_tried_again() {
     let start = std::time::Instant::now();
     task.leave().await;
     assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_quiet_cluster_is_read_once_per_poll() {
+    let (store, dir) = (store(), tempfile::tempdir().unwrap());
+    let seen = Rc::new(std::cell::RefCell::new(Vec::new()));
+    let log = seen.clone();
+    let watched = store.before(move |op| {
+        log.borrow_mut().push(op.clone());
+        Ok(())
+    });
+    let env = [ENV, &[("AUTODETECT_POLL_INTERVAL", "1s")]].concat();
+    let open = async move || Ok::<_, String>(Ipam::new(watched.clone(), "a"));
+    let mut task = Task::of_node(open, settings(&env), Files::new(dir.path()));
+    until(&mut task, "the first pass", |r| r.found.is_some()).await;
+    seen.borrow_mut().clear();
+    let end = std::time::Instant::now() + Duration::from_millis(2500);
+    until(&mut task, "two polls", |_| std::time::Instant::now() > end).await;
+    let accesses = seen.borrow().clone();
+    let one = Op::Get(Id::cluster(Resource::Node, "a"));
+    assert!((1..=3).contains(&accesses.len()) && accesses.iter().all(|op| *op == one), "{accesses:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -4,6 +4,7 @@ mod access;
 mod connection;
 mod expiry;
 mod groups;
+mod node;
 mod objects;
 mod rights;
 mod support;

@@ -62,12 +62,17 @@ pub struct Pass<'a, O> {
 }
 
 impl<O: Objects> Pass<'_, O> {
+    /// The address alone: one read where nothing changed.
+    pub async fn look(&self, host: &Host) -> Result<Option<Found>, NodeError> {
+        match self.settings.networking {
+            Networking::Calico => self.address(host).await.map(Some),
+            Networking::None => Ok(None),
+        }
+    }
+
     /// Makes everything so. `host` is what the kernel says; InternalIPs are the node's own.
     pub async fn run(&self, host: &Host) -> Result<Outcome, NodeError> {
-        let found = match self.settings.networking {
-            Networking::Calico => Some(self.address(host).await?),
-            Networking::None => None,
-        };
+        let found = self.look(host).await?;
         let mut faults = Vec::new();
         if let Some(setting) = &self.settings.pool {
             faults.extend(pool::ensure(self.objects(), setting, &host.interfaces).await.map_err(access("default IPPool")).err());
@@ -171,7 +176,7 @@ impl<O: Objects> Pass<'_, O> {
 
     /// Brings the tunnel addresses in line with the pools.
     async fn tunnels(&self) -> Result<(), NodeError> {
-        let fault = |source| NodeError::Tunnel { name: self.name().into(), source: Box::new(source) };
+        let fault = |e| NodeError::Tunnel { name: self.name().into(), source: Box::new(e) };
         for last in (1..=TRIES).map(|n| n == TRIES) {
             let node = self.node(self.name()).await?;
             let wanted = tunnel::wanted(self.ipam, &node).await.map_err(fault)?;

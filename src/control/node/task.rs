@@ -15,13 +15,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 /// Wait after a failed pass: at first, and at most; it doubles in between.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Everything is looked at anew this often even if nothing is known to have changed; at the other polls the address
+/// alone, which costs the API server one read.
+const RESYNC: Duration = Duration::from_secs(300);
 /// What changes within this time is looked at together.
 const SETTLE: Duration = Duration::from_millis(200);
 /// A pass that takes longer has lost the datastore.
@@ -197,12 +200,17 @@ async fn keep_mtu(mut told: watch::Receiver<Told>, report: Reporter, files: &Fil
 /// Pass after pass: every poll interval, when something changed, and sooner after failures.
 async fn keep_node<O: Objects>(pass: &Pass<'_, O>, mut told: watch::Receiver<Told>, report: Reporter, files: &Files) {
     let mut retry = RETRY;
+    // When everything was last as it should be; `None` after a change or a failure.
+    let mut whole: Option<Instant> = None;
     loop {
         let in_sync = told.borrow_and_update().now.in_sync;
-        let (found, problems) = match timeout(PASS_MAX, one(pass, in_sync, files)).await {
+        let brief = whole.is_some_and(|at| at.elapsed() < RESYNC);
+        let work = async { if brief { look(pass).await } else { one(pass, in_sync, files).await } };
+        let (found, problems) = match timeout(PASS_MAX, work).await {
             Ok(result) => result,
             Err(_) => (None, vec![format!("the datastore did not answer within {} s", PASS_MAX.as_secs())]),
         };
+        whole = if problems.is_empty() { whole.filter(|_| brief).or_else(|| Some(Instant::now())) } else { None };
         let wait = if problems.is_empty() { pass.settings.poll } else { retry };
         retry = if problems.is_empty() { RETRY } else { (retry * 2).min(RETRY_MAX) };
         report.change(|r| {
@@ -215,10 +223,23 @@ async fn keep_node<O: Objects>(pass: &Pass<'_, O>, mut told: watch::Receiver<Tol
                 if changed.is_err() {
                     return;
                 }
+                whole = None;
                 sleep(SETTLE).await;
             }
             () = sleep(wait) => {}
         }
+    }
+}
+
+/// The address alone.
+async fn look<O: Objects>(pass: &Pass<'_, O>) -> (Option<Found>, Vec<String>) {
+    let host = match host::read(&pass.settings.method).await {
+        Ok(host) => host,
+        Err(e) => return (None, vec![format!("this host's interfaces cannot be read: {e}")]),
+    };
+    match pass.look(&host).await {
+        Ok(found) => (found, Vec::new()),
+        Err(e) => (None, vec![e.to_string()]),
     }
 }
 
