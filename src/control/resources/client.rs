@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{object}: {}", schema::join(faults))]
     Invalid { object: String, faults: Vec<Fault> },
     #[error("{object} is disabled, but its blocks cannot be released: {source}")]
-    Blocks { object: String, source: IpamError },
+    Blocks { object: String, source: Box<IpamError> },
     #[error(transparent)]
     Datastore(AccessError),
 }
@@ -177,7 +177,7 @@ impl<'a, O: Objects> Client<'a, O> {
         // Assignments that have begun end before.
         tokio::time::sleep(PAUSE).await;
         let ipam = Ipam::new(self.objects, "");
-        ipam.release_pool_affinities(cidr).await.map_err(|source| Error::Blocks { object, source })
+        ipam.release_pool_affinities(cidr).await.map_err(|source| Error::Blocks { object, source: Box::new(source) })
     }
 
     /// A policy under its name, or under the one that clusters with `crd.projectcalico.org/v1` store it by.
