@@ -114,7 +114,7 @@ impl Place {
             Place::Folder(path) if !path.exists() => Err(OpenError::Missing { path: path.clone() }),
             Place::Folder(path) if !path.is_dir() => Err(OpenError::NotAFolder { path: path.clone() }),
             Place::Folder(path) => Ok(AnyObjects::Folder(FolderObjects::new(path))),
-            Place::Kubernetes(source) => Ok(AnyObjects::Kubernetes(KubeObjects::open(source.clone()).await?)),
+            Place::Kubernetes(source) => Ok(AnyObjects::Kubernetes(Box::new(KubeObjects::open(source.clone()).await?))),
         }
     }
 }
@@ -127,7 +127,7 @@ fn home_kubeconfig(variable: Environment) -> Option<PathBuf> {
 /// The objects of either datastore.
 pub enum AnyObjects {
     Folder(FolderObjects),
-    Kubernetes(KubeObjects),
+    Kubernetes(Box<KubeObjects>),
 }
 
 impl AnyObjects {
