@@ -5,6 +5,7 @@ mod faults;
 mod golden;
 mod history;
 mod ipam;
+mod manifests;
 mod samples;
 mod store;
 mod support;
