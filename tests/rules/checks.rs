@@ -117,7 +117,7 @@ const DOORS: &[(&str, &[&str])] = &[
     // Interface names by Calico's rule.
     ("sha1", &["src/control/", "src/lab/"]),
     // Labels of block affinities by Calico's rule.
-    ("sha3", &["src/control/datastore/"]),
+    ("sha3", &["src/control/datastore/", "src/control/ipam/"]),
     ("prefix_trie", &["src/fib/", "src/control/"]),
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),

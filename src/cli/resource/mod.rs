@@ -199,7 +199,8 @@ pub fn get(args: &Get) -> Outcome {
         let nodes = wanted.iter().any(|w| w.kind == Kind::Node);
         let as_number = if nodes { as_number(&client).await } else { String::new() };
         let defaults = output::Context { as_number, show_namespace };
-        Ok((output::render(&form, &found, &defaults)?, errors))
+        let text = if found.is_empty() { String::new() } else { output::render(&form, &found, &defaults)? };
+        Ok((text, errors))
     })?;
     super::print(&text)?;
     if errors.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(errors.join("\n").into()) }

@@ -177,7 +177,7 @@ impl<'a, O: Objects> Client<'a, O> {
         // Assignments that have begun end before.
         tokio::time::sleep(PAUSE).await;
         let ipam = Ipam::new(self.objects, "");
-        ipam.release_pool_affinities(cidr).await.map_err(|source| Error::Blocks { object, source: source.into() })
+        ipam.release_pool_affinities(cidr).await.map_err(|source| Error::Blocks { object, source: Box::new(source) })
     }
 
     /// A policy under its name, or under the one that clusters with `crd.projectcalico.org/v1` store it by.
