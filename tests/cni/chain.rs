@@ -59,11 +59,11 @@ fn host_ports_lead_to_the_pod() {
     node.expect_nothing_left();
 }
 
-/// Megabits per second over TCP from one namespace to an address in another, once the burst is used up.
-fn rate(from: &Namespace, to: &Namespace, address: &str) -> f64 {
+/// Megabits sent over TCP as fast as it goes, and the seconds that it took until the last byte was read.
+fn bulk(from: &Namespace, to: &Namespace, address: &str) -> (f64, f64) {
     const BYTES: usize = 2 << 20;
-    const SKIP: usize = 512 << 10;
     let server = to.run(|| TcpListener::bind((address, 5001)).unwrap());
+    let start = Instant::now();
     std::thread::scope(|s| {
         s.spawn(|| {
             let mut stream = from.run(|| TcpStream::connect((address, 5001)).unwrap());
@@ -71,20 +71,16 @@ fn rate(from: &Namespace, to: &Namespace, address: &str) -> f64 {
         });
         let (mut stream, _) = server.accept().unwrap();
         let mut buffer = vec![0; 64 << 10];
-        let (mut total, mut start) = (0, None);
-        loop {
-            let n = stream.read(&mut buffer).unwrap();
-            if n == 0 {
-                break;
-            }
-            total += n;
-            if total > SKIP && start.is_none() {
-                start = Some((Instant::now(), total));
-            }
-        }
-        let (since, skipped) = start.unwrap();
-        (total - skipped) as f64 * 8.0 / since.elapsed().as_secs_f64() / 1e6
-    })
+        while stream.read(&mut buffer).unwrap() > 0 {}
+    });
+    (BYTES as f64 * 8.0 / 1e6, start.elapsed().as_secs_f64())
+}
+
+/// A limit in Mbit/s with a burst of 1 Mbit was kept, and used: a busy machine only makes the time longer.
+fn expect_limit(what: &str, limit: f64, (sent, seconds): (f64, f64)) {
+    let allowed = limit * seconds * 1.06 + 1.0;
+    assert!(sent <= allowed, "{what}: {sent} Mbit in {seconds} s, more than {limit} Mbit/s and its burst allow");
+    assert!(sent >= limit * seconds * 0.3, "{what}: only {sent} Mbit in {seconds} s at {limit} Mbit/s");
 }
 
 #[test]
@@ -97,9 +93,8 @@ fn bandwidth_limits_hold_both_ways() {
     let peer = other.add(&node, &node.conf("1.0.0", json!({})));
     let bandwidth = json!({ "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "bandwidth", "runtimeConfig": limits });
     let after = chained(&node, &pod, "bandwidth", "ADD", &with_previous(&bandwidth, &result));
-    let (to, from) = (rate(&other.ns, &pod.ns, &address(&result)), rate(&pod.ns, &other.ns, &address(&peer)));
-    assert!((7.0..12.0).contains(&to), "to the pod: {to} Mbit/s of 10");
-    assert!((14.0..24.0).contains(&from), "from the pod: {from} Mbit/s of 20");
+    expect_limit("to the pod", 10.0, bulk(&other.ns, &pod.ns, &address(&result)));
+    expect_limit("from the pod", 20.0, bulk(&pod.ns, &other.ns, &address(&peer)));
     pod.call(&node, "CHECK", &with_previous(&conf, &after));
     chained(&node, &pod, "bandwidth", "DEL", &with_previous(&bandwidth, &after));
     pod.del(&node, &conf);
