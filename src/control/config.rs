@@ -1,6 +1,7 @@
 //! The node daemon's configuration: one YAML file, every key known, every value checked, with the line of
 //! what is wrong. `config/node.yaml` documents each key.
 
+use super::model::{Listen, Monitoring};
 use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
@@ -28,6 +29,8 @@ pub struct Config {
     pub spin: Duration,
     pub api: Api,
     pub xdp: Xdp,
+    /// Goes over FelixConfiguration.
+    pub monitoring: Monitoring,
 }
 
 /// Where the cluster's state comes from.
@@ -147,7 +150,7 @@ fn hostname() -> io::Result<String> {
 }
 
 fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp"])?;
+    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp", "metrics", "health"])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
@@ -160,6 +163,7 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
         spin: Duration::from_micros(root.get("spin")?.number::<u16>(0, SPIN_MAX.into())?.map_or(SPIN, u64::from)),
         api: api(&root.get("api")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
+        monitoring: Monitoring { metrics: listen(&root.get("metrics")?)?, health: listen(&root.get("health")?)? },
     };
     if config.host.interface == config.uplink.interface {
         return Err(root
@@ -224,6 +228,12 @@ fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     })
 }
 
+fn listen(f: &Field) -> Result<Listen, FieldError> {
+    const KEYS: [&str; 3] = ["enabled", "host", "port"];
+    f.only(&KEYS)?;
+    Listen::read(f, KEYS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +257,7 @@ mod tests {
             spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
+            monitoring: Monitoring::default(),
         };
         assert_eq!(c, want);
     }
@@ -255,13 +266,16 @@ mod tests {
     fn everything_set() {
         let c = parse(
             "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp}\nworkloads: {driver: af-packet}\n\
-             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n",
+             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n\
+             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n",
         )
         .unwrap();
         assert_eq!(c.node, "B");
         assert_eq!(c.datastore, Datastore::File { path: "/etc/tortie/manifests".into() });
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
         assert_eq!(c.xdp.busy_poll, 50);
+        let metrics = Listen { enabled: Some(true), host: Some("10.0.0.1".into()), port: Some(9191) };
+        assert_eq!((c.monitoring.metrics, c.monitoring.health.enabled), (metrics, Some(false)));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
 
@@ -277,7 +291,10 @@ mod tests {
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
             ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
-            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp"),
+            (
+                "nodes: a\n",
+                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp, metrics, health",
+            ),
             ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
             ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (
@@ -299,6 +316,8 @@ mod tests {
                 ":4: xdp.busy-poll: a whole number from 0 to 65535 is required, not the number 70000",
             ),
             (&format!("{MINIMAL}xdp: {{busy_poll: 1}}\n"), ":4: xdp.busy_poll: unknown key; one of mode, busy-poll"),
+            (&format!("{MINIMAL}metrics: {{prot: 9091}}\n"), ":4: metrics.prot: unknown key; one of enabled, host, port"),
+            (&format!("{MINIMAL}health: {{port: 70000}}\n"), ":4: health.port: a whole number from 1 to 65535 is required"),
             (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
             ("a: [\n", "not YAML"),
             ("", ": 0 YAML documents"),

@@ -2,15 +2,19 @@
 //! lock that is held for a pointer's copy only. Counters are read live from the workers.
 
 use super::desired::{Route, Vtep};
+use super::model::Monitoring;
 use super::plan;
 use super::ports::PortFact;
+use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::frame::PortId;
 use crate::wire::Mac;
 use crate::worker::Counters;
 use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +26,9 @@ pub struct RouteFact {
     /// Longest packet, bytes; `None` where nothing is sent.
     pub mtu: Option<u16>,
     pub id: AdjId,
-    /// The adjacency's count when the route got it.
+    /// The adjacency's count when the route got it, and when the route began to send to its node.
     pub base: u64,
+    pub node_base: u64,
 }
 
 /// One neighbour.
@@ -52,17 +57,32 @@ pub struct Facts {
     pub neighbours: Vec<NeighFact>,
     pub ports: Vec<PortFact>,
     pub problems: Vec<String>,
+    /// Cluster-wide: nodes, and workloads that have an address.
+    pub nodes: usize,
+    pub workloads: usize,
+    /// Routes of ours in the kernel's main table.
+    pub host_routes: usize,
+    /// What ports that are gone had done, by role.
+    pub past_ports: BTreeMap<&'static str, PortTotals>,
+    /// Packets that took routes that are gone, by the node they led to.
+    pub past_peers: BTreeMap<String, u64>,
+    pub monitoring: Monitoring,
 }
 
 /// Facts and counters, shared with those who look.
 pub struct Shared {
     facts: RwLock<Arc<Facts>>,
     counters: Vec<Arc<Counters>>,
+    tally: Tally,
+    monitoring: watch::Sender<Monitoring>,
+    /// What keeps a service from being offered, by the service.
+    faults: RwLock<BTreeMap<&'static str, String>>,
 }
 
 impl Shared {
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>) -> Shared {
-        Shared { facts: RwLock::new(Arc::new(facts)), counters }
+        let monitoring = watch::Sender::new(facts.monitoring.clone());
+        Shared { facts: RwLock::new(Arc::new(facts)), counters, tally: Tally::default(), monitoring, faults: RwLock::default() }
     }
 
     /// The state at the last update.
@@ -71,6 +91,13 @@ impl Shared {
     }
 
     pub fn set(&self, facts: Facts) {
+        self.monitoring.send_if_modified(|m| {
+            let changed = *m != facts.monitoring;
+            if changed {
+                *m = facts.monitoring.clone();
+            }
+            changed
+        });
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
     }
 
@@ -79,9 +106,40 @@ impl Shared {
         &self.counters
     }
 
+    /// What control counts of its own work.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Where metrics and health are to be served, now and whenever that changes.
+    pub fn monitoring(&self) -> watch::Receiver<Monitoring> {
+        self.monitoring.subscribe()
+    }
+
+    /// Says why a service is not offered, or that it is.
+    pub fn fault(&self, service: &'static str, why: Option<String>) {
+        let mut faults = self.faults.write().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(faults.insert(service, why)),
+            None => drop(faults.remove(service)),
+        }
+    }
+
+    /// Everything that is wrong, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
+        self.facts().problems.iter().cloned().chain(own).collect()
+    }
+
     /// Packets that took a route since it was installed; `None` beyond the counted ones.
     pub fn packets(&self, route: &RouteFact) -> Option<u64> {
         plan::hits(&self.counters, route.id).map(|n| n.saturating_sub(route.base))
+    }
+
+    /// Packets that took a route since it leads to its node; 0 beyond the counted ones.
+    pub fn packets_to_node(&self, route: &RouteFact) -> u64 {
+        plan::hits(&self.counters, route.id).map_or(0, |n| n.saturating_sub(route.node_base))
     }
 }
 
@@ -107,6 +165,14 @@ impl PortTotals {
             t.tx_dropped += c.tx_dropped.get();
         }
         t
+    }
+
+    pub fn add(&mut self, more: PortTotals) {
+        self.rx_frames += more.rx_frames;
+        self.rx_bytes += more.rx_bytes;
+        self.tx_frames += more.tx_frames;
+        self.tx_bytes += more.tx_bytes;
+        self.tx_dropped += more.tx_dropped;
     }
 
     /// What was added since `base`.

@@ -11,4 +11,5 @@ pub mod model;
 pub mod netlink;
 pub mod plan;
 pub mod ports;
+pub mod tally;
 pub mod yaml;

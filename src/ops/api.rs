@@ -1,6 +1,7 @@
 //! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
-//! Small enough to be written out here, plain enough for `curl --unix-socket`.
+//! Plain enough for `curl --unix-socket`.
 
+use super::http::{self, Answer, CONNECTION_TIME, Handler, Socket, head_end};
 use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -10,18 +11,10 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::net::UnixListener;
 
 /// Where the daemon listens and the CLI asks unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tortie/tortie.sock";
-/// Longest request, bytes: a request line and the headers that curl sends are a tenth of it.
-const MAX_REQUEST: usize = 8192;
-/// Connections answered at the same time; more wait in the socket's backlog.
-const MAX_CONNECTIONS: usize = 16;
-/// A connection that takes longer is closed.
-const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Longest answer that the client reads, bytes: a million routes are a quarter of it.
 const MAX_ANSWER: u64 = 1 << 30;
 
@@ -141,95 +134,23 @@ impl Drop for Listener {
 /// be registered with the runtime.
 pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()> {
     let socket = UnixListener::from_std(listener.inner.try_clone()?)?;
-    let mut open = JoinSet::new();
-    loop {
-        while open.try_join_next().is_some() {}
-        if open.len() >= MAX_CONNECTIONS {
-            open.join_next().await;
-        }
-        match socket.accept().await {
-            Ok((stream, _)) => {
-                let source = source.clone();
-                open.spawn(async move {
-                    match tokio::time::timeout(CONNECTION_TIME, answer(stream, source)).await {
-                        Ok(Err(e)) => tracing::debug!("API connection: {e}"),
-                        Err(_) => tracing::debug!("API connection closed after {} s", CONNECTION_TIME.as_secs()),
-                        Ok(Ok(())) => {}
-                    }
-                });
-            }
-            Err(e) => {
-                // Out of descriptors, mostly: forwarding goes on, and so does the API once it is over.
-                tracing::warn!("API socket: accept: {e}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
+    http::serve(&Socket::Unix(socket), Arc::new(Api(source))).await;
+    Ok(())
 }
 
-/// Reads one request and writes its answer.
-async fn answer(mut stream: UnixStream, source: Arc<dyn Source>) -> io::Result<()> {
-    let mut request = Vec::with_capacity(1024);
-    let (status, body) = loop {
-        let mut chunk = [0u8; 1024];
-        let n = stream.read(&mut chunk).await?;
-        request.extend_from_slice(&chunk[..n]);
-        if let Some(end) = head_end(&request) {
-            break respond(&request[..end], source).await;
-        }
-        if n == 0 {
-            return Ok(());
-        }
-        if request.len() >= MAX_REQUEST {
-            break ("431 Request Header Fields Too Large", error_body("the request is longer than 8192 bytes"));
-        }
-    };
-    let allow = if status.starts_with("405") { "Allow: GET\r\n" } else { "" };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{allow}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&body).await?;
-    stream.shutdown().await
-}
+struct Api(Arc<dyn Source>);
 
-/// Where the request's head ends: after the first empty line.
-fn head_end(b: &[u8]) -> Option<usize> {
-    b.windows(4).position(|w| w == b"\r\n\r\n").or_else(|| b.windows(2).position(|w| w == b"\n\n"))
-}
-
-/// Status line and body for a request's head.
-async fn respond(head: &[u8], source: Arc<dyn Source>) -> (&'static str, Vec<u8>) {
-    let line = head.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
-    let Ok(line) = std::str::from_utf8(line) else {
-        return ("400 Bad Request", error_body("the request line is not text"));
-    };
-    let mut words = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
-        return ("400 Bad Request", error_body("expected: GET /v1/status HTTP/1.1"));
-    };
-    if !version.starts_with("HTTP/1.") {
-        return ("505 HTTP Version Not Supported", error_body("HTTP/1.1 only"));
+impl Handler for Api {
+    fn get(&self, path: &str) -> Answer {
+        let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
+            let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
+            return Answer::error(http::NOT_FOUND, &format!("no such resource; there are {}", known.join(", ")));
+        };
+        match resource.render(&*self.0) {
+            Ok(body) => Answer { status: http::OK, kind: http::JSON, body },
+            Err(e) => Answer::error(http::INTERNAL_ERROR, &e.to_string()),
+        }
     }
-    if method != "GET" {
-        return ("405 Method Not Allowed", error_body("only GET"));
-    }
-    let path = target.split('?').next().unwrap_or(target);
-    let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
-        let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
-        return ("404 Not Found", error_body(&format!("no such resource; there are {}", known.join(", "))));
-    };
-    // Rows of a million routes take a while to write: not on the thread that runs the control plane.
-    match tokio::task::spawn_blocking(move || resource.render(&*source)).await {
-        Ok(Ok(body)) => ("200 OK", body),
-        Ok(Err(e)) => ("500 Internal Server Error", error_body(&e.to_string())),
-        Err(e) => ("500 Internal Server Error", error_body(&e.to_string())),
-    }
-}
-
-fn error_body(message: &str) -> Vec<u8> {
-    serde_json::json!({ "error": message }).to_string().into_bytes()
 }
 
 /// Why the daemon gave no answer.
@@ -334,6 +255,7 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use super::super::http::{MAX_CONNECTIONS, MAX_REQUEST};
     use super::*;
 
     struct Fixed;

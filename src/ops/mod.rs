@@ -1,7 +1,12 @@
 //! Operations: what people and machines see of a running node.
 
 pub mod api;
+pub mod health;
+mod http;
+pub mod metrics;
+mod monitor;
+mod service;
 mod source;
 pub mod view;
 
-pub use source::run;
+pub use service::run;

@@ -1,24 +1,10 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
-use super::api;
 use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
-use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared};
 use crate::drop::DropReason;
 use crate::port::losses;
 use crate::worker::Counters;
-use std::path::Path;
-use std::sync::Arc;
-
-/// Runs the node daemon with the API on its socket, until SIGTERM or SIGINT.
-pub fn run(config: &Path) -> Result<(), DaemonError> {
-    daemon::run(config, serve)
-}
-
-fn serve(socket: &Path, shared: Arc<Shared>) -> Result<Service, Box<dyn std::error::Error + Send + Sync>> {
-    let listener = api::bind(socket)?;
-    Ok(Box::pin(api::serve(listener, shared)))
-}
 
 impl Source for Shared {
     fn fib(&self) -> Vec<FibRow> {
@@ -123,7 +109,7 @@ impl Source for Shared {
             address: facts.address,
             tunnel_address: facts.tunnel_address,
             pod_mtu: facts.pod_mtu,
-            problems: facts.problems.clone(),
+            problems: self.problems(),
         }
     }
 }

@@ -7,16 +7,16 @@ use tortie::ops::api::Client;
 use tortie::ops::view::StatusRow;
 use tortie::testing::netns::{ChildGuard, Namespace, veth};
 
-const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
+pub const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
 
 /// One node with one pod on a veth named `cali0`.
-struct Node {
+pub struct Node {
     index: u8,
-    ns: Namespace,
-    pod: Namespace,
-    config: PathBuf,
-    socket: PathBuf,
-    daemon: Option<ChildGuard>,
+    pub ns: Namespace,
+    pub pod: Namespace,
+    pub config: PathBuf,
+    pub socket: PathBuf,
+    pub daemon: Option<ChildGuard>,
 }
 
 impl Node {
@@ -40,7 +40,7 @@ impl Node {
         format!("10.1.0.{}", self.index)
     }
 
-    fn pod_address(&self) -> String {
+    pub fn pod_address(&self) -> String {
         format!("10.244.{}.5", self.index)
     }
 
@@ -51,13 +51,13 @@ impl Node {
         self.pod.sh("ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1");
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.daemon = Some(self.ns.spawn(&[TORTIE, "run", "--config", self.config.to_str().unwrap()]));
         self.ready();
     }
 
     /// Waits until the node is in sync and all its ports are open.
-    fn ready(&self) -> StatusRow {
+    pub fn ready(&self) -> StatusRow {
         let client = Client::new(&self.socket);
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -74,7 +74,7 @@ impl Node {
         }
     }
 
-    fn signal(&mut self, name: &str) -> Option<bool> {
+    pub fn signal(&mut self, name: &str) -> Option<bool> {
         let mut daemon = self.daemon.take()?;
         self.ns.sh(&format!("kill -{name} {}", daemon.id()));
         daemon.wait(Duration::from_secs(5))
@@ -89,7 +89,7 @@ impl Node {
         assert!(self.ping(to, 10), "{what}: {} to {to}\n{}", self.pod_address(), self.story());
     }
 
-    fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let c = Client::new(&self.socket);
         let drops: Vec<_> = c.drops().unwrap_or_default().into_iter().filter(|d| d.packets > 0).collect();
         let kernel = self.ns.sh("ip route; ip -br addr; ip neigh");
@@ -97,13 +97,13 @@ impl Node {
     }
 }
 
-struct Pair {
-    a: Node,
-    b: Node,
-    dir: tempfile::TempDir,
+pub struct Pair {
+    pub a: Node,
+    pub b: Node,
+    pub dir: tempfile::TempDir,
 }
 
-fn manifest(index: u8) -> String {
+pub fn manifest(index: u8) -> String {
     format!(
         r#"
 apiVersion: projectcalico.org/v3
@@ -141,7 +141,7 @@ fn pool(vxlan: &str, ipip: &str) -> String {
 }
 
 impl Pair {
-    fn new(driver: &str, workers: u16) -> Pair {
+    pub fn new(driver: &str, workers: u16) -> Pair {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         std::fs::create_dir(&state).unwrap();
@@ -154,7 +154,7 @@ impl Pair {
         pair
     }
 
-    fn file(&self, name: &str, text: &str) {
+    pub fn file(&self, name: &str, text: &str) {
         std::fs::write(self.dir.path().join("state").join(name), text).unwrap();
     }
 
@@ -165,12 +165,12 @@ impl Pair {
         }
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.a.start();
         self.b.start();
     }
 
-    fn expect_both_ways(&self, what: &str) {
+    pub fn expect_both_ways(&self, what: &str) {
         self.a.expect_ping(&self.b.pod_address(), what);
         self.b.expect_ping(&self.a.pod_address(), what);
     }

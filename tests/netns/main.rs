@@ -5,6 +5,7 @@ mod differential;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;
+mod monitoring;
 mod netlink;
 mod ports_raw;
 mod ports_sockets;

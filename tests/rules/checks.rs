@@ -113,6 +113,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["src/control/", "src/lab/", "src/cli/"]),
     // Interface names by Calico's rule.
     ("sha1", &["src/control/", "src/lab/"]),
+    ("prometheus", &["src/ops/metrics/"]),
     ("prefix_trie", &["src/fib/", "src/control/"]),
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),

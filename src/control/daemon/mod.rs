@@ -125,8 +125,11 @@ struct Daemon {
     workers: Workers,
     shared: Arc<Shared>,
     dirty: Dirty,
+    census: report::Census,
     /// First state of the cluster is in force.
     in_sync: bool,
+    /// The generation that put it in force.
+    first_generation: u64,
     next_housekeeping: Instant,
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
@@ -146,8 +149,10 @@ impl Daemon {
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
-        let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
+        let monitoring = config.monitoring.over(&cluster.felix_for(&config.node).monitoring);
+        let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), monitoring, ..Facts::default() };
         let shared = Arc::new(Shared::new(facts, workers.counters()));
+        shared.tally().resync();
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster();
@@ -164,7 +169,9 @@ impl Daemon {
             workers,
             shared,
             dirty,
+            census: report::Census::default(),
             in_sync: false,
+            first_generation: u64::MAX,
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
             host_problems: Vec::new(),
@@ -179,6 +186,7 @@ impl Daemon {
         let events = watch::readable(self.workers.as_fd()).map_err(fail("watch the workers"))?;
         let mut api = self.api.take().unwrap_or_else(|| Box::pin(std::future::pending()));
         loop {
+            self.shared.tally().beat();
             self.due()?;
             let until = tokio::time::Instant::from_std(self.next_deadline());
             tokio::select! {
@@ -230,6 +238,10 @@ impl Daemon {
         }
         if self.dirty.since.is_some_and(|s| now >= s + FLUSH) {
             self.flush(now);
+            self.shared.tally().applies.add(now.elapsed());
+        }
+        if self.in_sync && !self.shared.tally().is_programmed() && self.planner.oldest_in_use() >= self.first_generation {
+            self.shared.tally().set_programmed();
         }
         Ok(())
     }
@@ -240,7 +252,10 @@ impl Daemon {
         self.host_changed();
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.cluster {
+            let started = Instant::now();
             self.desired = calc::desired(&self.cluster, &self.config.node);
+            self.shared.tally().calculations.add(started.elapsed());
+            self.census = report::Census::of(&self.cluster);
         }
         if let Some(node) = &self.desired.node {
             let wishes = ports::wishes(&self.desired, node, self.netlink.view(), &self.fixed());
@@ -263,8 +278,12 @@ impl Daemon {
             // Whatever comes in here (the device itself, just made) leads to another flush.
             self.host_changed();
             self.host_problems.extend(host::reconcile_routes(&mut self.netlink, &self.desired, &known, &device));
+            if !self.host_problems.is_empty() {
+                self.shared.tally().failure();
+            }
             if !self.in_sync {
                 self.in_sync = true;
+                self.first_generation = self.planner.generation();
                 let d = &self.desired;
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());
             }
@@ -363,6 +382,7 @@ impl Daemon {
             match FileStore::open(path) {
                 Ok((store, cluster)) => {
                     (self.store, self.cluster) = (store, cluster);
+                    self.shared.tally().resync();
                     self.config.datastore = new.datastore.clone();
                     self.dirty.cluster();
                 }
@@ -376,6 +396,8 @@ impl Daemon {
             self.ports.reopen(Instant::now());
             self.dirty.plan();
         }
+        self.config.monitoring = new.monitoring;
+        self.report();
         tracing::info!("configuration reloaded");
     }
 

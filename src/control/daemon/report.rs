@@ -1,13 +1,34 @@
 //! Tells people: the facts for the API, and each problem once in the log.
 
 use super::Daemon;
+use crate::control::cluster::Cluster;
 use crate::control::facts::{Facts, NeighFact, RouteFact};
-use crate::control::netlink::NeighState;
+use crate::control::model::{Monitoring, Pod};
+use crate::control::netlink::{NeighState, routes};
 use crate::control::plan;
 use crate::control::ports::{Key, PortFact};
 use crate::frame::PortId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// How large the cluster is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub nodes: usize,
+    /// WorkloadEndpoints, and Pods with an address of their own that have none.
+    pub workloads: usize,
+}
+
+impl Census {
+    pub fn of(cluster: &Cluster) -> Census {
+        let pod = |e: &crate::control::model::WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
+        let with_endpoint: BTreeSet<String> = cluster.endpoints.values().filter_map(|e| pod(e)).collect();
+        let counts = |(name, p): &(&String, &Arc<Pod>)| !p.host_network && !p.addresses.is_empty() && !with_endpoint.contains(*name);
+        let alone = cluster.pods.iter().filter(counts).count();
+        Census { nodes: cluster.all_nodes().len(), workloads: cluster.endpoints.len() + alone }
+    }
+}
 
 impl Daemon {
     /// Refreshes the facts; logs problems that are new and those that are over.
@@ -29,7 +50,12 @@ impl Daemon {
 
     fn facts(&self, problems: Vec<String>) -> Facts {
         let node = self.desired.node.as_ref();
-        let ports = self.ports.facts();
+        let mut ports = self.ports.facts();
+        for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
+            if let Some(e) = self.desired.endpoints.get(name) {
+                name.clone_from(&e.workload);
+            }
+        }
         let uplink_mtu = self.netlink.view().link_by_name(&self.config.uplink.interface).map(|l| plan::mtu16(l.mtu));
         Facts {
             node: self.config.node.clone(),
@@ -45,7 +71,18 @@ impl Daemon {
             neighbours: self.neighbours(),
             ports,
             problems,
+            nodes: self.census.nodes,
+            workloads: self.census.workloads,
+            host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
+            past_ports: self.ports.past().clone(),
+            past_peers: self.planner.past().clone(),
+            monitoring: self.monitoring(),
         }
+    }
+
+    /// The node's own configuration over the cluster's.
+    pub(super) fn monitoring(&self) -> Monitoring {
+        self.config.monitoring.over(&self.cluster.felix_for(&self.config.node).monitoring)
     }
 
     fn routes(&self, ports: &[PortFact]) -> Vec<RouteFact> {
@@ -57,6 +94,7 @@ impl Daemon {
             mtu: plan::sends(&i.adjacency).then_some(i.adjacency.mtu).filter(|m| *m != u16::MAX),
             id: i.id,
             base: i.base,
+            node_base: i.node_base,
         };
         self.planner.installed().iter().map(row).collect()
     }

@@ -1,6 +1,7 @@
 //! FelixConfiguration: `default` for the cluster, `node.<name>` for one node.
 
 use super::fields::prefix;
+use super::monitoring::{self, Monitoring};
 use super::workload_endpoint::HASH_DIGITS;
 use crate::control::yaml::{Field, FieldError, INTERFACE_NAME_MAX, quoted};
 use crate::wire::vxlan::Vni;
@@ -25,6 +26,7 @@ pub struct FelixConfiguration {
     pub external_nodes: Option<Vec<IpNet>>,
     pub source_spoofing: Option<SourceSpoofing>,
     pub route_source: Option<RouteSource>,
+    pub monitoring: Monitoring,
 }
 
 /// What the routes to other nodes' pods follow from.
@@ -62,6 +64,7 @@ impl FelixConfiguration {
             external_nodes: self.external_nodes.clone().or_else(|| general.external_nodes.clone()),
             source_spoofing: self.source_spoofing.or(general.source_spoofing),
             route_source: self.route_source.or(general.route_source),
+            monitoring: self.monitoring.over(&general.monitoring),
         }
     }
 
@@ -90,6 +93,7 @@ pub(super) fn read(root: &Field) -> Result<FelixConfiguration, FieldError> {
         route_source: spec
             .get("routeSource")?
             .one_of(&[("CalicoIPAM", RouteSource::CalicoIpam), ("WorkloadIPs", RouteSource::WorkloadIps)])?,
+        monitoring: monitoring::read(&spec)?,
     })
 }
 

@@ -30,6 +30,8 @@ pub struct Installed {
     pub adjacency: Adjacency,
     /// What the adjacency's counters stood at when the route got the number: its own count starts there.
     pub base: u64,
+    /// The same when the route began to send to its node.
+    pub node_base: u64,
 }
 
 /// What an update came to.
@@ -61,6 +63,8 @@ pub struct Planner {
     numbers: Numbers,
     roles: Vec<PortRole>,
     tunnel: Tunnel,
+    /// Packets that took routes that are gone, by the node they led to.
+    past: BTreeMap<String, u64>,
 }
 
 impl Planner {
@@ -75,12 +79,18 @@ impl Planner {
             numbers: Numbers::default(),
             roles: Vec::new(),
             tunnel: Tunnel::default(),
+            past: BTreeMap::new(),
         }
     }
 
     /// Routes in force, by prefix.
     pub fn installed(&self) -> &BTreeMap<Ipv4Net, Installed> {
         &self.installed
+    }
+
+    /// Packets that took routes that are gone, by the node they led to; nodes that no route leads to are left out.
+    pub fn past(&self) -> &BTreeMap<String, u64> {
+        &self.past
     }
 
     /// The oldest generation that a worker still uses.
@@ -117,6 +127,10 @@ impl Planner {
         }
         let roles = roles(inputs);
         let tunnel = tunnel(inputs.desired, node);
+        if dirty && !self.past.is_empty() {
+            let nodes: BTreeSet<&str> = self.installed.values().filter_map(|i| i.route.peer()).collect();
+            self.past.retain(|node, _| nodes.contains(node.as_str()));
+        }
         if dirty || roles != self.roles || tunnel != self.tunnel {
             self.roles = roles;
             self.tunnel = tunnel;
@@ -130,6 +144,7 @@ impl Planner {
         for prefix in &gone {
             self.table.remove(*prefix);
             if let Some(i) = self.installed.remove(prefix) {
+                remember(&mut self.past, &i, hits(&self.counters, i.id).unwrap_or(0));
                 self.numbers.retire(i.id);
             }
         }
@@ -139,6 +154,11 @@ impl Planner {
     /// Puts one route in force; true if the data plane sees a difference.
     fn install(&mut self, prefix: Ipv4Net, route: Route, adjacency: Adjacency, oldest: u64) -> bool {
         if let Some(i) = self.installed.get_mut(&prefix) {
+            if i.route.peer() != route.peer() {
+                let taken = hits(&self.counters, i.id).unwrap_or(0);
+                remember(&mut self.past, i, taken);
+                i.node_base = taken;
+            }
             i.route = route;
             if i.adjacency == adjacency {
                 return false;
@@ -152,7 +172,7 @@ impl Planner {
         let base = hits(&self.counters, id).unwrap_or(0);
         self.adjacencies.set(id, adjacency);
         self.table.insert(prefix, id);
-        self.installed.insert(prefix, Installed { route, id, adjacency, base });
+        self.installed.insert(prefix, Installed { route, id, adjacency, base, node_base: base });
         true
     }
 
@@ -166,6 +186,16 @@ impl Planner {
         });
         self.numbers.published(generation);
         generation
+    }
+}
+
+/// Adds what a route carried to the node that it leads to no longer; `hits` is its adjacency's count.
+fn remember(past: &mut BTreeMap<String, u64>, gone: &Installed, hits: u64) {
+    let carried = hits.saturating_sub(gone.node_base);
+    if let Some(node) = gone.route.peer()
+        && carried > 0
+    {
+        *past.entry(node.to_owned()).or_default() += carried;
     }
 }
 
