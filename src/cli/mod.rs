@@ -1,6 +1,7 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod counters;
+mod doctor;
 mod drops;
 mod fdb;
 mod fib;
@@ -42,6 +43,8 @@ enum Verb {
     Counters(view::View),
     /// The daemon's own state and the problems it knows of
     Status(view::View),
+    /// Checks this machine for what the daemon needs and what may get in its way
+    Doctor(doctor::Args),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
+        Verb::Doctor(a) => doctor::run(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

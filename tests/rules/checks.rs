@@ -214,6 +214,7 @@ const FORMATS: &[&str] = &[
     "src/port/nl.rs",
     "src/port/packet/",
     "src/port/pair.rs",
+    "src/port/probe.rs",
     "src/port/raw.rs",
     "src/port/sys.rs",
     "src/port/tun.rs",
