@@ -1,12 +1,15 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod counters;
+mod diags;
 mod doctor;
 mod drops;
 mod fdb;
 mod fib;
+mod generate;
 mod lab;
 mod neigh;
+mod node;
 mod ports;
 mod run;
 mod status;
@@ -41,10 +44,16 @@ enum Verb {
     Drops(drops::Args),
     /// Packets in and out per worker
     Counters(view::View),
-    /// The daemon's own state and the problems it knows of
-    Status(view::View),
+    /// Whether this node is well: problems, datastore, ports, packets
+    Status(status::Args),
     /// Checks this machine for what the daemon needs and what may get in its way
     Doctor(doctor::Args),
+    /// The node that this runs on
+    Node(node::Args),
+    /// Print a completion script for a shell
+    Completions(generate::Completions),
+    /// Write manual pages
+    Man(generate::Manual),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -64,8 +73,11 @@ pub fn main() -> ExitCode {
         Verb::Ports(a) => view::show(&a, |c| c.ports(), |rows, s| ports::table(rows, s)),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
-        Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
+        Verb::Status(a) => status::show(&a),
         Verb::Doctor(a) => doctor::run(&a),
+        Verb::Node(a) => node::run(&a),
+        Verb::Completions(a) => generate::completions(&a),
+        Verb::Man(a) => generate::manual(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

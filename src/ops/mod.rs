@@ -1,6 +1,7 @@
 //! Operations: what people and machines see of a running node.
 
 pub mod api;
+pub mod diags;
 pub mod doctor;
 pub mod health;
 mod http;
