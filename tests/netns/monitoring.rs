@@ -85,6 +85,19 @@ fn ready_after_the_first_sync_and_metrics_that_switch_while_running() {
         std::fs::write(std::path::Path::new(&dir).join("scrape.txt"), &after).unwrap();
     }
 
+    let status = |check: &[&str]| p.a.ns.output(&[&[TORTIE, "status", "--socket", p.a.socket.to_str().unwrap()], check].concat());
+    let well = status(&["--check"]);
+    assert!(well.status.success() && String::from_utf8_lossy(&well.stdout).starts_with("Node:             node1, well\n"), "{well:?}");
+    p.a.ns.sh("ip link set eth0 down");
+    until("a port that is down is a problem", &p.a, || {
+        let text = String::from_utf8_lossy(&status(&[]).stdout).into_owned();
+        text.starts_with("Problems:\n  uplink: eth0 is not connected: waiting for interface eth0 to be set up")
+            && text.contains("node1, not well")
+    });
+    assert_eq!(status(&["--check"]).status.code(), Some(1));
+    p.a.ns.sh("ip link set eth0 up");
+    until("well again", &p.a, || status(&["--check"]).status.success());
+
     // Another port, one that is taken, and off.
     p.file("felix.yaml", &FELIX_ON.replace("true}", "true, prometheusMetricsPort: 19091}"));
     until("another port", &p.a, || get(&p.a, 19091, "/metrics").is_some());

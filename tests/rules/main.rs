@@ -3,6 +3,7 @@
 
 mod checks;
 mod counters;
+mod manifests;
 mod metrics;
 mod source;
 

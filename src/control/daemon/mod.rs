@@ -228,6 +228,8 @@ impl Daemon {
             let oldest = self.planner.oldest_in_use();
             if self.ports.tick(oldest, now) {
                 self.dirty.plan();
+            } else if self.problems().into_iter().collect::<BTreeSet<_>>() != self.told {
+                self.report();
             }
         }
         if self.next_housekeeping <= now {

@@ -42,7 +42,7 @@ impl Daemon {
         self.shared.set(facts);
     }
 
-    fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let store = self.store.problems().iter().map(ToString::to_string);
         let all = store.chain(self.desired.warnings.iter().cloned()).chain(self.ports.problems());
         all.chain(self.plan_problems.iter().cloned()).chain(self.host_problems.iter().cloned()).collect()
