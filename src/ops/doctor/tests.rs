@@ -101,6 +101,22 @@ fn every_warning_and_failure_has_a_remedy() {
 }
 
 #[test]
+fn capabilities_by_their_bits() {
+    let f = Fake::new();
+    for (held, state, want) in [
+        ("0000000000203000", State::Ok, "all capabilities"),
+        ("0000008000003000", State::Warning, "CAP_SYS_ADMIN is missing"),
+        ("0000000000003000", State::Warning, "CAP_BPF is missing"),
+        ("0000000000202000", State::Failure, "CAP_NET_ADMIN is missing"),
+    ] {
+        f.put("proc/self/status", &format!("CapEff:\t{held}\n"));
+        let found = f.find("rights");
+        assert_eq!(found.iter().map(|r| r.state).max(), Some(state), "{held}: {found:?}");
+        assert!(found.iter().any(|r| r.found.starts_with(want)), "{held}: {found:?}");
+    }
+}
+
+#[test]
 fn configurations() {
     let mut f = Fake::new();
     f.machine.config = Config::load(Path::new("/nonexistent"));
