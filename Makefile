@@ -13,7 +13,7 @@ BENCH ?=
 # Seconds per target for `make fuzz`.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help lab lab-down lab-bench test bench fuzz needs root
+.PHONY: help lab lab-down lab-bench test bench fuzz needs test-needs root
 
 help:
 	@echo "make lab        build, and bring up a lab of nodes and pods on this machine"
@@ -47,6 +47,18 @@ needs: root
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
 	fi
 
+# What the tests run beside it: a container runtime, the plugins that are chained behind ours, a reader of captures.
+test-needs: needs
+	@missing=(); \
+	have() { PATH="$$PATH:/usr/sbin:/sbin" command -v "$$1" >/dev/null || missing+=("$$2"); }; \
+	have containerd containerd; have ctr containerd; have runc runc; have busybox busybox-static; have iptables iptables; have tc iproute2; have tshark tshark; \
+	[ -x /usr/lib/cni/portmap ] || missing+=(containernetworking-plugins); \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "installing: $${missing[*]}"; \
+		$(SUDO) apt-get update -q; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
+	fi
+
 lab: needs
 	cargo build --release
 	$(SUDO) $(TORTIE) lab up $(LAB)
@@ -59,7 +71,7 @@ lab-bench: needs
 	$(SUDO) $(TORTIE) lab bench $(BENCH)
 
 # Built as the user, run as root: the namespace tests need it, and skip nothing.
-test: needs
+test: test-needs
 	cargo test --all-features --no-run
 	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo test --all-features
 

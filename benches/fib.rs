@@ -1,5 +1,5 @@
-//! The forwarding table beside a binary trie (prefix-trie) and a tree bitmap: lookups, changes, and what it
-//! costs to publish a snapshot after one route changed.
+//! The forwarding table beside a binary trie (prefix-trie) and a tree bitmap: lookups, changes, what it costs to
+//! publish a snapshot after one route changed, and a million routes at once.
 
 mod support;
 
@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use prefix_trie::PrefixMap;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use support::{blocks, hot_dsts, internet, random_dsts, table};
 use tortie::fib::AdjId;
@@ -19,8 +20,10 @@ use tortie::snapshot::{Snapshot, channel};
 /// Lookups per measured call: long enough to hide the loop, short enough to be one sample among many.
 const LOOKUPS: usize = 1 << 16;
 
+const MILLION: usize = 1_000_000;
+
 fn sets() -> [(&'static str, Vec<Ipv4Net>); 3] {
-    [("60", blocks(60)), ("5k", blocks(5000)), ("900k", internet(900_000))]
+    [("60", blocks(60)), ("5k", blocks(5000)), ("1m", internet(MILLION))]
 }
 
 fn short(g: &mut BenchmarkGroup<'_, WallTime>) {
@@ -105,5 +108,53 @@ fn change(c: &mut Criterion) {
     g.finish();
 }
 
-criterion_group!(benches, lookup, change);
+/// Loading a million routes into an empty table, and lookups while another thread publishes a changed route all the time.
+fn million(c: &mut Criterion) {
+    let mut g = c.benchmark_group("million");
+    short(&mut g);
+    g.sample_size(10);
+    let routes = internet(MILLION);
+    let before = resident();
+    let mut t = table(&routes);
+    let fib = t.commit();
+    println!("million: {:.1} bytes a route, resident", (resident() - before) as f64 / MILLION as f64);
+    g.bench_function("load", |b| b.iter(|| table(black_box(&routes)).commit()));
+    let dsts = random_dsts(&routes, LOOKUPS);
+    let (mut publisher, mut readers) = channel(1);
+    publisher.publish(Snapshot { fib, ..Snapshot::empty() });
+    let stop = AtomicBool::new(false);
+    let published = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let adj = published.fetch_add(1, Ordering::Relaxed) as u32 % 5000 + 1;
+                t.insert(extra(), AdjId(adj));
+                publisher.publish(Snapshot { fib: t.commit(), ..Snapshot::empty() });
+            }
+        });
+        g.throughput(Throughput::Elements(LOOKUPS as u64));
+        g.bench_function("lookup-under-change", |b| {
+            let mut out = [AdjId::NO_ROUTE; BURST];
+            b.iter(|| {
+                for burst in dsts.chunks_exact(BURST) {
+                    readers[0].refresh();
+                    readers[0].get().fib.lookup_batch(burst, &mut out);
+                    black_box(&mut out);
+                }
+            });
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("million: {} changes published meanwhile", published.into_inner());
+    g.finish();
+}
+
+/// Resident memory of this process, bytes (proc(5), statm).
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("proc");
+    // The second number counts pages, of 4 KiB where these benches run.
+    statm.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).expect("a number") * 4096
+}
+
+criterion_group!(benches, lookup, change, million);
 criterion_main!(benches);

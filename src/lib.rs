@@ -13,7 +13,7 @@
 //!
 //! Layering, lowest first; a module uses only what stands before it (`tests/rules.rs` enforces it):
 //! `drop`, `wire` → `frame` → `encap`, `fib` → `arp`, `icmp`, `port` → `snapshot` → `forward` → `worker` →
-//! `control` → `ops`, `lab` → `cli`.
+//! `control` → `ops` → `cni`, `lab` → `cli`.
 
 // Data plane.
 pub mod arp;
@@ -33,6 +33,7 @@ pub mod control;
 
 // Operations.
 pub mod cli;
+pub mod cni;
 pub mod lab;
 pub mod ops;
 

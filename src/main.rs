@@ -1,3 +1,3 @@
 fn main() -> std::process::ExitCode {
-    tortie::cli::main()
+    if tortie::cni::is_called() { tortie::cni::main() } else { tortie::cli::main() }
 }

@@ -1,19 +1,31 @@
 //! The command line: a file per noun. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod bird;
+mod boxed;
+mod capture;
+mod config;
 mod counters;
 mod diags;
 mod doctor;
 mod drops;
+mod endpoints;
+mod explain;
 mod fdb;
 mod fib;
 mod generate;
+mod ipam;
 mod lab;
 mod neigh;
 mod node;
 mod ports;
+mod replay;
+mod resource;
 mod run;
+mod state;
 mod status;
 mod table;
+mod trace;
+mod version;
 mod view;
 
 use clap::{Parser, Subcommand};
@@ -40,6 +52,8 @@ enum Verb {
     Neigh(view::View),
     /// Ports: driver in use, why better ones were refused, frames and bytes
     Ports(view::View),
+    /// Pods of this node, and whether packets reach them
+    Endpoints(view::View),
     /// Dropped packets by reason
     Drops(drops::Args),
     /// Packets in and out per worker
@@ -48,8 +62,36 @@ enum Verb {
     Status(status::Args),
     /// Checks this machine for what the daemon needs and what may get in its way
     Doctor(doctor::Args),
+    /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
+    Config(view::View),
+    /// What would happen to a packet, and why: route, pool, encapsulation, MTU, the bytes that leave
+    Explain(explain::Args),
+    /// The next packets that match, stage by stage, on the running node
+    Trace(trace::Args),
+    /// Frames as the engine sees them, as pcapng with drop reasons as comments
+    Capture(capture::Args),
+    /// The data plane's state as JSON: what `explain` and `replay` work on
+    State(state::Args),
+    /// A capture through a saved state: the same frames and verdicts on any machine
+    Replay(replay::Args),
+    /// Show resources: pools, nodes, endpoints, configuration, policy
+    Get(resource::Get),
+    /// Create resources, or replace those that exist
+    Apply(resource::Write),
+    /// Create resources
+    Create(resource::Create),
+    /// Replace resources that exist
+    Replace(resource::Write),
+    /// Change fields of a resource
+    Patch(resource::Patch),
+    /// Delete resources
+    Delete(resource::Delete),
+    /// Addresses: how many are in use, by whom, what is lost
+    Ipam(ipam::Args),
     /// The node that this runs on
     Node(node::Args),
+    /// This program's version and the cluster's
+    Version(version::Args),
     /// Print a completion script for a shell
     Completions(generate::Completions),
     /// Write manual pages
@@ -71,11 +113,26 @@ pub fn main() -> ExitCode {
         Verb::Fdb(a) => view::show(&a, |c| c.fdb(), |rows, s| fdb::lines(rows, s)),
         Verb::Neigh(a) => view::show(&a, |c| c.neigh(), |rows, s| neigh::lines(rows, s)),
         Verb::Ports(a) => view::show(&a, |c| c.ports(), |rows, s| ports::table(rows, s)),
+        Verb::Endpoints(a) => view::show(&a, |c| c.endpoints(), |rows, s| endpoints::table(rows, s)),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => status::show(&a),
         Verb::Doctor(a) => doctor::run(&a),
+        Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
+        Verb::Explain(a) => explain::run(&a),
+        Verb::Trace(a) => trace::run(&a),
+        Verb::Capture(a) => capture::run(&a),
+        Verb::State(a) => state::run(&a),
+        Verb::Replay(a) => replay::run(&a),
+        Verb::Get(a) => resource::get(&a),
+        Verb::Apply(a) => resource::apply(&a),
+        Verb::Create(a) => resource::create(&a),
+        Verb::Replace(a) => resource::replace(&a),
+        Verb::Patch(a) => resource::patch(&a),
+        Verb::Delete(a) => resource::delete(&a),
+        Verb::Ipam(a) => ipam::run(&a),
         Verb::Node(a) => node::run(&a),
+        Verb::Version(a) => version::run(&a),
         Verb::Completions(a) => generate::completions(&a),
         Verb::Man(a) => generate::manual(&a),
         Verb::Lab(a) => lab::run(a),

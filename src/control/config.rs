@@ -1,7 +1,11 @@
 //! The node daemon's configuration: one YAML file, every key known, every value checked, with the line of
 //! what is wrong. `config/node.yaml` documents each key.
 
-use super::model::{Listen, Monitoring};
+use super::cni::{self, CniInstall};
+use super::env::{EnvError, Environment};
+use super::model::{FelixConfiguration, Listen, Monitoring};
+use super::node::settings::Settings;
+use super::origins::Origins;
 use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
@@ -28,9 +32,17 @@ pub struct Config {
     /// How long a worker may look for packets before it sleeps.
     pub spin: Duration,
     pub api: Api,
+    pub calico: Calico,
     pub xdp: Xdp,
     /// Goes over FelixConfiguration.
     pub monitoring: Monitoring,
+    /// What to install for container runtimes, if anything.
+    pub cni: Option<CniInstall>,
+    /// How the node describes itself in the datastore, where it does.
+    pub start: Settings,
+    /// What the environment sets of FelixConfiguration.
+    pub felix: FelixConfiguration,
+    pub origins: Origins,
 }
 
 /// Where the cluster's state comes from.
@@ -38,6 +50,18 @@ pub struct Config {
 pub enum Datastore {
     /// A folder of manifests.
     File { path: PathBuf },
+    /// An API server. Without a kubeconfig: that of the cluster that the daemon is a pod of.
+    Kubernetes { kubeconfig: Option<PathBuf> },
+}
+
+impl Datastore {
+    /// Whether the node may write to it.
+    pub fn is_written(&self) -> bool {
+        match self {
+            Datastore::File { .. } => false,
+            Datastore::Kubernetes { .. } => true,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +69,17 @@ pub struct Uplink {
     /// Interface towards the other nodes.
     pub interface: String,
     pub driver: UplinkDriver,
+    pub super_frames: SuperFrames,
+}
+
+/// Whether super-frames cross the underlay whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SuperFrames {
+    /// Where the kernel has what that needs.
+    #[default]
+    Auto,
+    /// They are cut into tunnel packets here.
+    Off,
 }
 
 /// I/O method on the uplink.
@@ -87,6 +122,12 @@ pub struct Api {
     pub socket: PathBuf,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calico {
+    /// Folder in which the CNI plugin looks for the pods' MTU and the node's name.
+    pub dir: PathBuf,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Xdp {
     pub mode: XdpMode,
@@ -117,53 +158,83 @@ pub enum ConfigError {
     Field { path: PathBuf, source: FieldError },
     #[error("{}: node is not set and the hostname cannot be read from {HOSTNAME}: {source}; set node", path.display())]
     Hostname { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Environment(#[from] EnvError),
 }
 
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 impl Config {
-    /// Reads and checks a file. A relative `datastore.path` or `api.socket` counts from the file's folder.
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    /// Reads and checks a file, and puts the environment over it. Relative paths count from the file's folder.
+    pub fn load(path: &Path, env: &Environment) -> Result<Config, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Config::parse(path, &text)
+        Config::parse(path, &text, env)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    fn parse(path: &Path, text: &str, env: &Environment) -> Result<Config, ConfigError> {
         let docs = yaml::documents(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
         let [doc] = docs.as_slice() else {
             return Err(ConfigError::Documents { path: path.into(), found: docs.len() });
         };
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let (node, mut config) = read(&Field::root(doc), folder).map_err(|source| ConfigError::Field { path: path.into(), source })?;
-        config.node = match node {
+        let root = Field::root(doc);
+        let fault = |source| ConfigError::Field { path: path.into(), source };
+        let (node, mut config) = read(&root, path.parent().unwrap_or(Path::new("")), env.wants_kubernetes()?).map_err(fault)?;
+        if let (Datastore::Kubernetes { kubeconfig }, Some(path)) = (&mut config.datastore, env.get("KUBECONFIG")) {
+            *kubeconfig = Some(path.into());
+        }
+        config.node = match env.node_name().map(str::to_owned).or(node).or_else(|| env.host_name()) {
             Some(name) => name,
             None => hostname().map_err(|source| ConfigError::Hostname { path: path.into(), source })?,
         };
+        if config.datastore.is_written() {
+            config.start = env.settings()?;
+        }
+        config.felix = env.felix()?;
+        config.origins = Origins::new(path, &root, env).map_err(fault)?;
         Ok(config)
     }
 }
 
 /// The hostname as Calico names nodes: lower case.
-fn hostname() -> io::Result<String> {
+pub fn hostname() -> io::Result<String> {
     let name = fs::read_to_string(HOSTNAME)?.trim().to_lowercase();
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")) } else { Ok(name) }
 }
 
-fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "xdp", "metrics", "health"])?;
+fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<String>, Config), FieldError> {
+    root.only(&[
+        "node",
+        "datastore",
+        "uplink",
+        "workloads",
+        "host",
+        "workers",
+        "spin",
+        "api",
+        "calico",
+        "xdp",
+        "cni",
+        "metrics",
+        "health",
+    ])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
         node: String::new(),
-        datastore: datastore(&root.get("datastore")?, folder)?,
+        datastore: datastore(&root.get("datastore")?, folder, in_kubernetes)?,
         uplink: uplink(&root.get("uplink")?)?,
         workloads: workloads(&root.get("workloads")?)?,
         host: host(&root.get("host")?)?,
         workers: root.get("workers")?.number(1, WORKERS_MAX.into())?.unwrap_or(1),
         spin: Duration::from_micros(root.get("spin")?.number::<u16>(0, SPIN_MAX.into())?.map_or(SPIN, u64::from)),
         api: api(&root.get("api")?, folder)?,
+        calico: calico(&root.get("calico")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
         monitoring: Monitoring { metrics: listen(&root.get("metrics")?)?, health: listen(&root.get("health")?)? },
+        cni: cni::read(&root.get("cni")?, folder)?,
+        start: Settings::default(),
+        felix: FelixConfiguration::default(),
+        origins: Origins::default(),
     };
     if config.host.interface == config.uplink.interface {
         return Err(root
@@ -173,22 +244,36 @@ fn read(root: &Field, folder: &Path) -> Result<(Option<String>, Config), FieldEr
     Ok((name, config))
 }
 
-fn datastore(f: &Field, folder: &Path) -> Result<Datastore, FieldError> {
-    f.only(&["kind", "path"])?;
+/// `in_kubernetes`: the environment says so, whatever the file has.
+fn datastore(f: &Field, folder: &Path, in_kubernetes: bool) -> Result<Datastore, FieldError> {
+    f.only(&["kind", "path", "kubeconfig"])?;
     let kind = f.get("kind")?;
+    let (path, kubeconfig) = (f.get("path")?, f.get("kubeconfig")?);
     match kind.text()? {
-        None | Some("file") => Ok(Datastore::File { path: folder.join(f.get("path")?.required_text()?) }),
-        Some(other) => Err(kind.error(format!("{other} is not supported yet; use file"))),
+        kind if in_kubernetes && kind != Some("kubernetes") => Ok(Datastore::Kubernetes { kubeconfig: None }),
+        None | Some("file") if kubeconfig.is_present() => Err(kubeconfig.error("only for kind kubernetes; set datastore.kind to that")),
+        None | Some("file") => Ok(Datastore::File { path: folder.join(path.required_text()?) }),
+        Some("kubernetes") if path.is_present() => Err(path.error("only for kind file; the API server is named by kubeconfig")),
+        Some("kubernetes") if kubeconfig.is_present() => {
+            Ok(Datastore::Kubernetes { kubeconfig: Some(folder.join(kubeconfig.required_text()?)) })
+        }
+        Some("kubernetes") => Ok(Datastore::Kubernetes { kubeconfig: None }),
+        Some(other) => Err(kind.error(format!("{} is not one of file, kubernetes", yaml::quoted(other)))),
     }
 }
 
 fn uplink(f: &Field) -> Result<Uplink, FieldError> {
-    f.only(&["interface", "driver"])?;
+    f.only(&["interface", "driver", "super-frames"])?;
     let interface = f.get("interface")?.interface_name()?.ok_or_else(|| {
         f.get("interface").map_or_else(|e| e, |i| i.error("missing; the name of the interface towards the other nodes is required"))
     })?;
     let drivers = [("auto", UplinkDriver::Auto), ("af-xdp", UplinkDriver::AfXdp), ("socket", UplinkDriver::Socket)];
-    Ok(Uplink { interface, driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default() })
+    let super_frames = [("auto", SuperFrames::Auto), ("off", SuperFrames::Off)];
+    Ok(Uplink {
+        interface,
+        driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default(),
+        super_frames: f.get("super-frames")?.one_of(&super_frames)?.unwrap_or_default(),
+    })
 }
 
 fn workloads(f: &Field) -> Result<Workloads, FieldError> {
@@ -219,6 +304,13 @@ fn api(f: &Field, folder: &Path) -> Result<Api, FieldError> {
     Ok(Api { socket: folder.join(path) })
 }
 
+fn calico(f: &Field, folder: &Path) -> Result<Calico, FieldError> {
+    f.only(&["dir"])?;
+    let dir = f.get("dir")?;
+    let path = if dir.is_present() { dir.required_text()? } else { "/var/lib/calico" };
+    Ok(Calico { dir: folder.join(path) })
+}
+
 fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     f.only(&["mode", "busy-poll"])?;
     let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
@@ -241,7 +333,12 @@ mod tests {
     const MINIMAL: &str = "node: a\ndatastore: {path: /d}\nuplink: {interface: eth0}\n";
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("/etc/tortie/node.yaml"), text).map_err(|e| e.to_string())
+        with(text, &[])
+    }
+
+    fn with(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let env = env.iter().copied().collect();
+        Config::parse(Path::new("/etc/tortie/node.yaml"), text, &env).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -250,14 +347,19 @@ mod tests {
         let want = Config {
             node: "a".into(),
             datastore: Datastore::File { path: "/d".into() },
-            uplink: Uplink { interface: "eth0".into(), driver: UplinkDriver::Auto },
+            uplink: Uplink { interface: "eth0".into(), driver: UplinkDriver::Auto, super_frames: SuperFrames::Auto },
             workloads: Workloads { driver: WorkloadDriver::Auto },
             host: Host { interface: "tunl-tortie".into() },
             workers: 1,
             spin: Duration::from_micros(150),
             api: Api { socket: "/run/tortie/tortie.sock".into() },
+            calico: Calico { dir: "/var/lib/calico".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
             monitoring: Monitoring::default(),
+            cni: None,
+            start: Settings::default(),
+            felix: FelixConfiguration::default(),
+            origins: c.origins.clone(),
         };
         assert_eq!(c, want);
     }
@@ -265,7 +367,7 @@ mod tests {
     #[test]
     fn everything_set() {
         let c = parse(
-            "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp}\nworkloads: {driver: af-packet}\n\
+            "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp, super-frames: off}\nworkloads: {driver: af-packet}\n\
              host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n\
              metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n",
         )
@@ -273,10 +375,17 @@ mod tests {
         assert_eq!(c.node, "B");
         assert_eq!(c.datastore, Datastore::File { path: "/etc/tortie/manifests".into() });
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
-        assert_eq!(c.xdp.busy_poll, 50);
         let metrics = Listen { enabled: Some(true), host: Some("10.0.0.1".into()), port: Some(9191) };
         assert_eq!((c.monitoring.metrics, c.monitoring.health.enabled), (metrics, Some(false)));
+        assert_eq!((c.xdp.busy_poll, c.uplink.super_frames), (50, SuperFrames::Off));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
+    }
+
+    #[test]
+    fn kubernetes_with_and_without_a_kubeconfig() {
+        let of = |keys: &str| parse(&MINIMAL.replace("path: /d", keys)).unwrap().datastore;
+        assert_eq!(of("kind: kubernetes"), Datastore::Kubernetes { kubeconfig: None });
+        assert_eq!(of("kind: kubernetes, kubeconfig: k"), Datastore::Kubernetes { kubeconfig: Some("/etc/tortie/k".into()) });
     }
 
     #[test]
@@ -286,16 +395,51 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_goes_over_the_file() {
+        assert_eq!(with(MINIMAL, &[("NODENAME", "From-Env"), ("HOSTNAME", "h")]).unwrap().node, "From-Env");
+        assert_eq!(with(MINIMAL, &[("NODENAME", ""), ("HOSTNAME", "h")]).unwrap().node, "a");
+        assert_eq!(with("datastore: {path: /d}\nuplink: {interface: eth0}\n", &[("HOSTNAME", "Host-1")]).unwrap().node, "host-1");
+        let of = |text: &str, env: &[(&str, &str)]| with(text, env).map(|c| c.datastore);
+        let kubernetes = |path: Option<&str>| Ok(Datastore::Kubernetes { kubeconfig: path.map(Into::into) });
+        let kube = MINIMAL.replace("path: /d", "kind: kubernetes, kubeconfig: k");
+        assert_eq!(of(MINIMAL, &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(None));
+        assert_eq!(of(MINIMAL, &[("DATASTORE_TYPE", "kubernetes"), ("KUBECONFIG", "/k")]), kubernetes(Some("/k")));
+        assert_eq!(of("uplink: {interface: eth0}\n", &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(None));
+        assert_eq!(of(&kube, &[("KUBECONFIG", "/other")]), kubernetes(Some("/other")));
+        assert_eq!(of(&kube, &[("DATASTORE_TYPE", "kubernetes")]), kubernetes(Some("/etc/tortie/k")));
+        assert_eq!(of(MINIMAL, &[("KUBECONFIG", "/k")]), Ok(Datastore::File { path: "/d".into() }));
+        assert!(of(MINIMAL, &[("DATASTORE_TYPE", "etcdv3")]).unwrap_err().contains("DATASTORE_TYPE=\"etcdv3\": etcd is not supported"));
+        let c = with(&kube, &[("IP", "10.0.0.1/24")]).unwrap();
+        assert_eq!(c.start.address.to_string(), "10.0.0.1/24");
+        assert!(with(&kube, &[("IP", "nonsense")]).unwrap_err().starts_with("environment variable IP=\"nonsense\": not one of"));
+        let c = with(MINIMAL, &[("FELIX_VXLANPORT", "4790"), ("IP", "nonsense")]).unwrap();
+        assert_eq!((c.felix.vxlan_port, &c.start), (Some(4790), &Settings::default()), "nothing is written to a folder");
+        assert_eq!(
+            with(MINIMAL, &[("FELIX_VXLANPORT", "0")]).unwrap_err(),
+            "environment variable FELIX_VXLANPORT=\"0\": a whole number from 1 to 65535 is required, not the number 0"
+        );
+    }
+
+    #[test]
     fn faults_name_file_line_key_and_remedy() {
         let long = "x".repeat(108);
         let cases = [
             ("uplink: {interface: a}\n", ":1: datastore.path: missing; text is required"),
-            ("node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n", ":7: uplink.drivr: unknown key; one of interface, driver"),
+            (
+                "node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n",
+                ":7: uplink.drivr: unknown key; one of interface, driver, super-frames",
+            ),
             (
                 "nodes: a\n",
-                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, xdp, metrics, health",
+                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health",
             ),
-            ("datastore:\n  kind: kubernetes\n", ":2: datastore.kind: kubernetes is not supported yet; use file"),
+            ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
+            (
+                "datastore:\n  kind: kubernetes\n  path: /d\n",
+                ":3: datastore.path: only for kind file; the API server is named by kubeconfig",
+            ),
+            ("datastore:\n  kubeconfig: /d\n", ":2: datastore.kubeconfig: only for kind kubernetes; set datastore.kind to that"),
+            ("datastore:\n  kind: kubernetes\n  kubeconfig: ''\n", ":3: datastore.kubeconfig: must not be empty"),
             ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (
                 "datastore: {path: /d}\nuplink:\n  interface: abcdefghijklmnop\n",
@@ -332,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let e = Config::load(Path::new("/nonexistent/node.yaml")).unwrap_err().to_string();
+        let e = Config::load(Path::new("/nonexistent/node.yaml"), &Environment::default()).unwrap_err().to_string();
         assert!(e.contains("/nonexistent/node.yaml: ") && e.contains("--config"), "{e}");
     }
 }

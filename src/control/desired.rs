@@ -1,11 +1,13 @@
 //! What `calc` computes from the cluster and `plan` turns into a snapshot: routes and endpoints in the
 //! cluster's own terms, before ports, neighbours and MACs of the underlay come in.
 
+use crate::control::pattern::Pattern;
 use crate::wire::{Mac, vxlan::Vni};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Everything that should be in force on this node. A pure function of the cluster's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,9 +16,9 @@ pub struct Desired {
     pub node: Option<ThisNode>,
     pub routes: BTreeMap<IpNet, Route>,
     /// Other nodes with both an underlay address and a VXLAN tunnel address, by node name.
-    pub vteps: BTreeMap<String, Vtep>,
+    pub vteps: BTreeMap<Arc<str>, Vtep>,
     /// Local workload endpoints by WorkloadEndpoint name (`namespace/name`).
-    pub endpoints: BTreeMap<String, LocalEndpoint>,
+    pub endpoints: BTreeMap<Arc<str>, LocalEndpoint>,
     /// Underlay addresses of all nodes, this one too.
     pub nodes: BTreeSet<Ipv4Addr>,
     /// Who tunnel packets are accepted from: other nodes and FelixConfiguration externalNodesList.
@@ -24,7 +26,7 @@ pub struct Desired {
     /// CIDRs of all pools that carry workloads: what the host routes to the engine.
     pub pools: BTreeSet<IpNet>,
     /// Oddities in the cluster's state that an operator should hear of, one line each.
-    pub warnings: Vec<String>,
+    pub warnings: BTreeSet<String>,
 }
 
 /// This node's own parameters.
@@ -47,12 +49,14 @@ pub struct ThisNode {
     /// FelixConfiguration asks for: the pod MTU is the least of their MTUs, and the uplink's when there is none.
     pub vxlan_enabled: bool,
     pub ipip_enabled: bool,
+    /// Links whose MTU counts for pods; `None`: Calico's default.
+    pub mtu_links: Option<Pattern>,
 }
 
 /// Another node as a VXLAN tunnel endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vtep {
-    pub node: String,
+    pub node: Arc<str>,
     pub address: Ipv4Addr,
     pub tunnel_address: Ipv4Addr,
     pub mac: Mac,
@@ -62,20 +66,20 @@ pub struct Vtep {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// To a pod on this node; the key into `Desired::endpoints`.
-    Local { endpoint: String },
+    Local { endpoint: Arc<str> },
     /// To a node in VXLAN, via its tunnel address.
-    Vxlan { node: String, address: Ipv4Addr, tunnel_address: Ipv4Addr, mac: Mac },
+    Vxlan { node: Arc<str>, address: Ipv4Addr, tunnel_address: Ipv4Addr, mac: Mac },
     /// To a node in IP-in-IP.
-    Ipip { node: String, address: Ipv4Addr },
+    Ipip { node: Arc<str>, address: Ipv4Addr },
     /// To a node without encapsulation.
-    Direct { node: String, address: Ipv4Addr },
+    Direct { node: Arc<str>, address: Ipv4Addr },
     /// One of this node's own addresses.
     Host,
     /// A block of this node: what no endpoint owns in it ends here.
     Blackhole,
     /// Known but not reachable now (a node without address or tunnel), or a pool's part that nobody owns:
     /// dropped rather than leaked to the host's default route. `node` is whose it is, if known.
-    Drop { node: Option<String> },
+    Drop { node: Option<Arc<str>> },
 }
 
 impl Route {
@@ -139,6 +143,52 @@ pub struct LocalEndpoint {
     pub mac: Option<Mac>,
 }
 
+/// How one state differs from the one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// Anything may be different.
+    All,
+    Parts(Parts),
+}
+
+/// Nothing else is different.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Prefixes whose route came, changed or went; sorted, each once.
+    pub routes: Vec<IpNet>,
+    /// Endpoints that came, changed or went.
+    pub endpoints: BTreeSet<Arc<str>>,
+    /// Underlay addresses that may have joined or left `nodes` or `senders`.
+    pub addresses: BTreeSet<Ipv4Addr>,
+    /// Nodes that may have come, changed or gone as VTEPs.
+    pub vteps: BTreeSet<Arc<str>>,
+    /// Whether warnings may have come or gone.
+    pub warnings: bool,
+}
+
+impl Delta {
+    /// No difference.
+    pub fn none() -> Delta {
+        Delta::Parts(Parts::default())
+    }
+
+    /// Whether endpoints may have come, changed or gone.
+    pub fn has_endpoints(&self) -> bool {
+        !matches!(self, Delta::Parts(p) if p.endpoints.is_empty())
+    }
+
+    /// Whether warnings may have come or gone.
+    pub fn has_warnings(&self) -> bool {
+        !matches!(self, Delta::Parts(p) if !p.warnings)
+    }
+}
+
+impl Parts {
+    pub fn is_empty(&self) -> bool {
+        *self == Parts::default()
+    }
+}
+
 #[cfg(test)]
 impl ThisNode {
     /// Node `a` of the control plane's unit tests: 10.1.0.1/24, tunnel address 10.244.1.0, VXLAN in use.
@@ -156,6 +206,7 @@ impl ThisNode {
             workloads_may_ipip: false,
             vxlan_enabled: true,
             ipip_enabled: false,
+            mtu_links: None,
         }
     }
 }

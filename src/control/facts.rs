@@ -1,6 +1,7 @@
-//! What is in force, for whoever looks at the daemon from outside: refreshed with each update, read under a
-//! lock that is held for a pointer's copy only. Counters are read live from the workers.
+//! What is in force, for whoever looks at the daemon from outside: written down when somebody asks, so that updates
+//! cost nothing for it. Counters are read live from the workers.
 
+use super::cluster::Cluster;
 use super::desired::{Route, Vtep};
 use super::model::Monitoring;
 use super::plan;
@@ -8,13 +9,24 @@ use super::ports::PortFact;
 use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::frame::PortId;
+use crate::ops::view::ConfigRow;
+use crate::snapshot::Snapshot;
 use crate::wire::Mac;
 use crate::worker::Counters;
+use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
+
+/// A control plane that takes longer does not answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +53,23 @@ pub struct NeighFact {
     pub node: Option<String>,
 }
 
+/// One pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointFact {
+    /// Of the WorkloadEndpoint, `namespace/name`.
+    pub name: String,
+    /// `namespace/pod` where known.
+    pub workload: String,
+    pub interface: String,
+    /// Of the interface that is attached to; 0 where we make it.
+    pub ifindex: u32,
+    /// Where the TAP was made.
+    pub netns: Option<PathBuf>,
+    pub addresses: Vec<Ipv4Addr>,
+    /// Port open, every address routed to it.
+    pub ready: bool,
+}
+
 /// The daemon's state at one update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -56,6 +85,7 @@ pub struct Facts {
     pub vteps: Vec<Vtep>,
     pub neighbours: Vec<NeighFact>,
     pub ports: Vec<PortFact>,
+    pub endpoints: Vec<EndpointFact>,
     pub problems: Vec<String>,
     /// Cluster-wide: nodes, and workloads that have an address.
     pub nodes: usize,
@@ -66,39 +96,151 @@ pub struct Facts {
     pub past_ports: BTreeMap<&'static str, PortTotals>,
     /// Packets that took routes that are gone, by the node they led to.
     pub past_peers: BTreeMap<String, u64>,
-    pub monitoring: Monitoring,
+    /// Every setting with where it comes from.
+    pub config: Vec<ConfigRow>,
 }
+
+/// A port in use and the interface that it is on.
+#[derive(Clone, Debug)]
+pub struct DumpPort {
+    pub out: plan::Out,
+    pub interface: String,
+}
+
+/// A route in force.
+#[derive(Clone, Debug)]
+pub struct DumpRoute {
+    pub prefix: Ipv4Net,
+    pub route: Route,
+    pub adjacency: AdjId,
+}
+
+/// Everything that forwarding depends on, and what it follows from.
+#[derive(Clone)]
+pub struct Dump {
+    pub node: String,
+    pub snapshot: Arc<Snapshot>,
+    pub ports: Vec<DumpPort>,
+    pub routes: Vec<DumpRoute>,
+    pub cluster: Cluster,
+    pub uplink_mtu: Option<u16>,
+}
+
+/// What can be asked of the control plane itself, with the place for its answer.
+pub enum Request {
+    Dump(SyncSender<Dump>),
+    /// Write down the first `count` packets that match.
+    Tap {
+        filter: String,
+        count: u64,
+        answer: SyncSender<Result<Arc<Tap>, TapError>>,
+    },
+}
+
+/// Why packets are not written down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TapError {
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error("another trace or capture is running: stop it first")]
+    Busy,
+    #[error("a worker does not take commands")]
+    Worker,
+    #[error("the control plane does not answer")]
+    Silent,
+}
+
+/// How long somebody who asks waits for the control plane; then the last answer must do.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Facts and counters, shared with those who look.
 pub struct Shared {
-    facts: RwLock<Arc<Facts>>,
+    state: Mutex<State>,
+    /// Somebody asks.
+    asked: Notify,
+    /// There is an answer, or there will be none any more.
+    answered: Condvar,
     counters: Vec<Arc<Counters>>,
+    requests: UnboundedSender<Request>,
     tally: Tally,
     monitoring: watch::Sender<Monitoring>,
     /// What keeps a service from being offered, by the service.
     faults: RwLock<BTreeMap<&'static str, String>>,
 }
 
+struct State {
+    facts: Arc<Facts>,
+    /// Questions so far, and how many of them `facts` is younger than.
+    questions: u64,
+    answers: u64,
+    /// Nobody answers.
+    closed: bool,
+}
+
 impl Shared {
-    pub fn new(facts: Facts, counters: Vec<Arc<Counters>>) -> Shared {
-        let monitoring = watch::Sender::new(facts.monitoring.clone());
-        Shared { facts: RwLock::new(Arc::new(facts)), counters, tally: Tally::default(), monitoring, faults: RwLock::default() }
+    /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
+    pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
+        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, closed: false };
+        Shared {
+            state: Mutex::new(state),
+            asked: Notify::new(),
+            answered: Condvar::new(),
+            counters,
+            requests,
+            tally: Tally::default(),
+            monitoring: watch::Sender::default(),
+            faults: RwLock::default(),
+        }
     }
 
-    /// The state at the last update.
+    /// Asks the control plane for everything that is in force; blocks until it answers, ten seconds at most. Not to be
+    /// called on the control plane's own thread.
+    pub fn dump(&self) -> Option<Dump> {
+        let (answer, receiver) = sync_channel(1);
+        self.requests.send(Request::Dump(answer)).ok()?;
+        receiver.recv_timeout(ANSWER_WAIT).ok()
+    }
+
+    /// Has the workers write down the first `count` packets that match a filter. Blocks as [`Shared::dump`] does.
+    pub fn tap(&self, filter: String, count: u64) -> Result<Arc<Tap>, TapError> {
+        let (answer, receiver) = sync_channel(1);
+        self.requests.send(Request::Tap { filter, count, answer }).map_err(|_| TapError::Silent)?;
+        receiver.recv_timeout(ANSWER_WAIT).unwrap_or(Err(TapError::Silent))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state as it is. Waits for the control plane: not to be called from its own thread.
     pub fn facts(&self) -> Arc<Facts> {
-        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut state = self.lock();
+        state.questions += 1;
+        let question = state.questions;
+        self.asked.notify_one();
+        let open = |s: &mut State| s.answers < question && !s.closed;
+        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
+        state.facts.clone()
     }
 
-    pub fn set(&self, facts: Facts) {
-        self.monitoring.send_if_modified(|m| {
-            let changed = *m != facts.monitoring;
-            if changed {
-                *m = facts.monitoring.clone();
-            }
-            changed
-        });
-        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+    /// Until somebody asks. Cancel-safe.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Answers all who asked so far.
+    pub fn answer(&self, facts: impl FnOnce() -> Facts) {
+        let questions = self.lock().questions;
+        let facts = Arc::new(facts());
+        let mut state = self.lock();
+        (state.facts, state.answers) = (facts, questions);
+        self.answered.notify_all();
+    }
+
+    /// No answers any more: the last one stands.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.answered.notify_all();
     }
 
     /// One per worker.
@@ -116,6 +258,16 @@ impl Shared {
         self.monitoring.subscribe()
     }
 
+    pub fn set_monitoring(&self, wanted: Monitoring) {
+        self.monitoring.send_if_modified(|m| {
+            let changed = *m != wanted;
+            if changed {
+                *m = wanted;
+            }
+            changed
+        });
+    }
+
     /// Says why a service is not offered, or that it is.
     pub fn fault(&self, service: &'static str, why: Option<String>) {
         let mut faults = self.faults.write().unwrap_or_else(PoisonError::into_inner);
@@ -125,11 +277,11 @@ impl Shared {
         }
     }
 
-    /// Everything that is wrong, one line each.
-    pub fn problems(&self) -> Vec<String> {
+    /// Everything that is wrong, one line each: what the facts say and what keeps services from being offered.
+    pub fn problems(&self, facts: &Facts) -> Vec<String> {
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
-        self.facts().problems.iter().cloned().chain(own).collect()
+        facts.problems.iter().cloned().chain(own).collect()
     }
 
     /// Packets that took a route since it was installed; `None` beyond the counted ones.
@@ -184,5 +336,28 @@ impl PortTotals {
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
             tx_dropped: self.tx_dropped.saturating_sub(base.tx_dropped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn who_asks_gets_an_answer_younger_than_the_question() {
+        let shared = Arc::new(Shared::new(Facts::default(), Vec::new(), tokio::sync::mpsc::unbounded_channel().0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for generation in 1..50 {
+            let asker = shared.clone();
+            let asks = thread::spawn(move || asker.facts().generation);
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
+                shared.answer(|| Facts { generation, ..Facts::default() });
+            });
+            assert_eq!(asks.join().unwrap(), generation);
+        }
+        shared.close();
+        assert_eq!(shared.facts().generation, 49, "the last answer stands");
     }
 }

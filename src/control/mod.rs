@@ -2,14 +2,23 @@
 
 pub mod calc;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod daemon;
 pub mod datastore;
 pub mod desired;
+pub mod env;
 pub mod facts;
+pub mod forms;
+pub mod ipam;
 pub mod model;
 pub mod netlink;
+pub mod node;
+pub mod origins;
+pub mod pattern;
 pub mod plan;
 pub mod ports;
+pub mod resources;
+pub mod selector;
 pub mod tally;
 pub mod yaml;

@@ -1,7 +1,9 @@
 //! YAML (and with it JSON) as a tree in which every value knows its line, and typed reading from that tree.
-//! Config and manifests are both read through it, so every complaint has a line and the field's full path.
+//! Config, manifests and what an API server sends are all read through it, so every complaint has the field's full
+//! path, and a line where there are lines.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as JsonValue;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 use std::fmt;
 use std::str::FromStr;
@@ -55,6 +57,59 @@ struct Key {
     name: String,
 }
 
+impl Value {
+    /// The same as JSON. Numbers that JSON cannot hold (beyond 64 bits) become text.
+    pub fn to_json(&self) -> JsonValue {
+        match &self.data {
+            Data::Null => JsonValue::Null,
+            Data::Bool(b) => JsonValue::Bool(*b),
+            Data::Int(i) => {
+                let number = i64::try_from(*i).map(JsonValue::from).or_else(|_| u64::try_from(*i).map(JsonValue::from));
+                number.unwrap_or_else(|_| JsonValue::String(i.to_string()))
+            }
+            Data::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| JsonValue::String(f.to_string()), JsonValue::Number),
+            Data::Text(s) => JsonValue::String(s.clone()),
+            Data::List(l) => l.iter().map(Value::to_json).collect(),
+            Data::Map(m) => JsonValue::Object(m.iter().map(|(k, v)| (k.name.clone(), v.to_json())).collect()),
+        }
+    }
+
+    /// The items, if it is a list.
+    pub fn sequence(&self) -> Option<&[Value]> {
+        match &self.data {
+            Data::List(l) => Some(l),
+            _ => None,
+        }
+    }
+
+    /// JSON as it would have been read, without lines.
+    pub fn of_json(json: &JsonValue) -> Value {
+        let data = match json {
+            JsonValue::Null => Data::Null,
+            JsonValue::Bool(b) => Data::Bool(*b),
+            JsonValue::Number(n) => match (n.as_i64(), n.as_u64()) {
+                (Some(i), _) => Data::Int(i.into()),
+                (_, Some(u)) => Data::Int(u.into()),
+                _ => Data::Float(n.as_f64().unwrap_or(f64::NAN)),
+            },
+            JsonValue::String(s) => Data::Text(s.clone()),
+            JsonValue::Array(a) => Data::List(a.iter().map(Value::of_json).collect()),
+            JsonValue::Object(o) => Data::Map(o.iter().map(|(k, v)| (Key { line: 0, name: k.clone() }, Value::of_json(v))).collect()),
+        };
+        Value { line: 0, data }
+    }
+}
+
+/// JSON as block YAML: keys in order, text in quotes where it would be read as something else.
+pub fn text(json: &JsonValue) -> String {
+    // Fails only on types that JSON does not have.
+    let mut text = serde_saphyr::to_string(json).unwrap_or_else(|_| json.to_string());
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
 /// All documents of a text, empty ones left out.
 pub fn documents(text: &str) -> Result<Vec<Value>, SyntaxError> {
     let options = serde_saphyr::options! {
@@ -102,6 +157,74 @@ impl<'de> Deserialize<'de> for Key {
 impl<'de> Deserialize<'de> for Data {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Data, D::Error> {
         d.deserialize_any(DataVisitor)
+    }
+}
+
+/// One JSON value as a tree without lines. What stands under a key in `skip`, at any depth, is left out.
+pub fn json(text: &[u8], skip: &[&str]) -> Result<Value, SyntaxError> {
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let value = Lineless { skip }.deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
+    value.map_err(|e| SyntaxError { line: e.line() as u32, message: one_line(&e.to_string()) })
+}
+
+/// Reads a value whose parser knows no lines.
+#[derive(Clone, Copy)]
+struct Lineless<'a> {
+    skip: &'a [&'a str],
+}
+
+impl<'de> DeserializeSeed<'de> for Lineless<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self).map(|data| Value { line: 0, data })
+    }
+}
+
+impl<'de> Visitor<'de> for Lineless<'_> {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Data, E> {
+        Ok(Data::Null)
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Data, E> {
+        Ok(Data::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Data, E> {
+        Ok(Data::Int(v.into()))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Data, E> {
+        Ok(Data::Int(v.into()))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Data, E> {
+        Ok(Data::Float(v))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Data, E> {
+        Ok(Data::Text(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Data, E> {
+        Ok(Data::Text(v))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Data, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(Data::List(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if self.skip.contains(&name.as_str()) {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                entries.push((Key { line: 0, name }, map.next_value_seed(self)?));
+            }
+        }
+        Ok(Data::Map(entries))
     }
 }
 
@@ -254,6 +377,44 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The keys of a mapping, each with its value; none if absent.
+    pub fn children(&self) -> Result<Vec<(&'a str, Field<'a>)>, FieldError> {
+        let child = |(key, value): &'a (Key, Value)| {
+            let mut field = Field::new(value, self.child_path(&key.name));
+            field.line = key.line;
+            (key.name.as_str(), field)
+        };
+        Ok(self.entries()?.iter().map(child).collect())
+    }
+
+    /// A whole number of any size, if it is one.
+    pub fn integer(&self) -> Option<i128> {
+        match self.data {
+            Some(Data::Int(i)) => Some(*i),
+            _ => None,
+        }
+    }
+
+    pub fn is_number(&self) -> bool {
+        matches!(self.data, Some(Data::Int(_) | Data::Float(_)))
+    }
+
+    /// A single value as text, however it was written; `None` for lists, mappings and nothing.
+    pub fn scalar(&self) -> Option<String> {
+        match self.data? {
+            Data::Bool(b) => Some(b.to_string()),
+            Data::Int(i) => Some(i.to_string()),
+            Data::Float(f) => Some(f.to_string()),
+            Data::Text(s) => Some(s.clone()),
+            Data::Null | Data::List(_) | Data::Map(_) => None,
+        }
+    }
+
+    /// What stands here, in words.
+    pub fn describe(&self) -> String {
+        self.data.map_or_else(|| "nothing".to_owned(), Data::describe)
+    }
+
     /// Refuses keys other than these.
     pub fn only(&self, allowed: &[&str]) -> Result<(), FieldError> {
         match self.entries()?.iter().find(|(k, _)| !allowed.contains(&k.name.as_str())) {
@@ -271,6 +432,15 @@ impl<'a> Field<'a> {
         match self.data {
             None => Ok(Vec::new()),
             Some(Data::List(l)) => Ok(l.iter().enumerate().map(|(i, v)| Field::new(v, format!("{}[{i}]", self.path))).collect()),
+            Some(_) => Err(self.wrong_type("a list")),
+        }
+    }
+
+    /// The items of a list as trees of their own; none if absent.
+    pub fn values(&self) -> Result<&'a [Value], FieldError> {
+        match self.data {
+            None => Ok(&[]),
+            Some(Data::List(l)) => Ok(l),
             Some(_) => Err(self.wrong_type("a list")),
         }
     }
@@ -392,6 +562,22 @@ mod tests {
     }
 
     #[test]
+    fn json_without_lines_and_without_what_is_skipped() {
+        let text = br#"{"a": [1, -2, 1.5, true, null, "\u00e9"], "big": {"x": [1, 2, {"y": 1}]}, "b": {"big": 1, "c": "d"}}"#;
+        let v = json(text, &["big"]).unwrap();
+        let root = Field::root(&v);
+        assert!(!root.get("big").unwrap().is_present() && !root.at(&["b", "big"]).unwrap().is_present());
+        assert_eq!(root.at(&["b", "c"]).unwrap().text().unwrap(), Some("d"));
+        let items = root.get("a").unwrap().items().unwrap();
+        assert_eq!((items[1].line(), items.len(), items[5].text().unwrap()), (0, 6, Some("é")));
+        assert_eq!(items[3].text().unwrap_err().to_string(), "a[3]: text is required, not the boolean true");
+        for wrong in ["", "{", "{\"a\": 1} 2", "[1,]"] {
+            assert!(!json(wrong.as_bytes(), &[]).unwrap_err().message.is_empty(), "{wrong}");
+        }
+        assert!(json("[".repeat(100_000).as_bytes(), &[]).is_err());
+    }
+
+    #[test]
     fn types_are_not_guessed_across() {
         let v = one("n: '4789'\ni: 4789\nf: 1.5\nb: true\nbig: 99999999999999999999\nneg: -1\n");
         let root = Field::root(&v);
@@ -413,6 +599,17 @@ mod tests {
             assert!(line == 0 || e.line == line, "{text:?}: {e:?}");
             assert!(!e.message.contains('\n') && !e.message.contains(" at line") && !e.message.is_empty(), "{e:?}");
         }
+    }
+
+    #[test]
+    fn json_and_back() {
+        let v = one("a: [1, -2, 18446744073709551615, 1.5, true, null, 'x']\nb: {c: '7'}\n");
+        let json = v.to_json();
+        assert_eq!(json.to_string(), r#"{"a":[1,-2,18446744073709551615,1.5,true,null,"x"],"b":{"c":"7"}}"#);
+        assert_eq!(Value::of_json(&json).to_json(), json);
+        let back = Value::of_json(&json);
+        let children: Vec<_> = Field::root(&back).children().unwrap().into_iter().map(|(k, f)| (k.to_owned(), f.describe())).collect();
+        assert_eq!(children, [("a".into(), "a list".to_owned()), ("b".into(), "a mapping".into())]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 pub mod adjacency;
 pub mod lpm;
 
-pub use adjacency::{AdjKind, Adjacency, Rewrite};
+pub use adjacency::{AdjKind, Adjacency, REWRITE_MAX, Rewrite};
 pub use lpm::{Lpm4, Table4};
 
 /// Index of an adjacency in the snapshot. 0 is always drop(no-route), so a lookup always answers.

@@ -57,6 +57,11 @@ impl Forwarder {
         !self.held.is_empty()
     }
 
+    /// How many packets wait.
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
     /// Sends on what can go, asks again for what cannot, and drops what waited too long. In order.
     pub fn retry_held(&mut self, snap: &Snapshot) {
         let mut retried = std::mem::take(&mut self.retried);

@@ -9,6 +9,9 @@ use crate::icmp;
 use crate::snapshot::Snapshot;
 use crate::wire::{flow, ipv4, l4};
 
+/// Longest packet behind an outer IPv4 header.
+const IPIP_MAX: usize = u16::MAX as usize - ipv4::HEADER;
+
 impl Forwarder {
     /// A packet that fits its next hop: TTL, then out, in segments if the port takes no super-frames.
     #[inline(always)]
@@ -20,7 +23,7 @@ impl Forwarder {
             return self.hold(snap, f, adj);
         }
         match f.gso {
-            Some(gso) if !adj.gso.takes(gso.kind) => {
+            Some(gso) if !adj.gso.takes(gso.kind) || (adj.kind == AdjKind::Ipip && f.len() > IPIP_MAX) => {
                 self.depart(snap);
                 self.segmented(f, |this, s| this.emit(s, adj));
             }

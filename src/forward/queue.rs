@@ -19,6 +19,17 @@ pub(super) struct TxQueue {
 }
 
 impl Forwarder {
+    /// Frames that wait for their ports, by port.
+    pub fn queued(&self) -> impl Iterator<Item = (PortId, &Batch)> {
+        self.touched.iter().map(|id| (*id, &self.queues[id.index()].batch))
+    }
+
+    /// Packets handed to the host stack by reason, those that wait for its port included.
+    pub fn punts(&self) -> Vec<u64> {
+        let waiting = |i: usize| self.queues.iter().map(|q| u64::from(q.punts[i])).sum::<u64>();
+        self.counters.punted.iter().enumerate().map(|(i, n)| n.get() + waiting(i)).collect()
+    }
+
     /// Makes a port known as an output.
     pub fn open_queue(&mut self, id: PortId) {
         if self.queues.len() <= id.index() {

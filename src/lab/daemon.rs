@@ -5,6 +5,7 @@ use super::manifest;
 use super::spec::{Kind, Node, Plan, Workload};
 use super::state::{Daemon, Process, tail};
 use super::sys;
+use crate::control::env;
 use crate::ops::api::Client;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ fn config(plan: &Plan, node: &Node) -> Value {
         "workloads": {"driver": s.workload.word()},
         "workers": s.workers,
         "api": {"socket": node.socket(&s.name)},
+        "calico": {"dir": node.dir(&s.name)},
         "xdp": {"mode": s.xdp.word()},
     })
 }
@@ -49,6 +51,10 @@ pub fn start(plan: &Plan, node: &Node) -> Result<Daemon, LabError> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &node.netns]).arg(exe).arg("run").arg("--config").arg(&path);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
+        // What is set for a node on this machine is not meant for the lab's.
+        std::env::vars_os().filter_map(|(k, _)| k.into_string().ok()).filter(|k| env::is_calicos(k)).for_each(|k| {
+            command.env_remove(k);
+        });
         sys::detach(&mut command);
         command.spawn()
     };

@@ -1,14 +1,19 @@
 //! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
 //! Plain enough for `curl --unix-socket`.
 
-use super::http::{self, Answer, CONNECTION_TIME, Handler, Socket, head_end};
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
+use super::replay::State;
+use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
+use super::source::Source;
+use super::trace::stream;
+use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -25,14 +30,27 @@ pub enum Resource {
     Fdb,
     Neigh,
     Ports,
+    Endpoints,
     Drops,
     Counters,
     Status,
+    Config,
+    State,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 7] =
-        [Resource::Fib, Resource::Fdb, Resource::Neigh, Resource::Ports, Resource::Drops, Resource::Counters, Resource::Status];
+    pub const ALL: [Resource; 10] = [
+        Resource::Fib,
+        Resource::Fdb,
+        Resource::Neigh,
+        Resource::Ports,
+        Resource::Endpoints,
+        Resource::Drops,
+        Resource::Counters,
+        Resource::Status,
+        Resource::Config,
+        Resource::State,
+    ];
 
     /// Path of the resource in a request.
     pub const fn path(self) -> &'static str {
@@ -41,21 +59,34 @@ impl Resource {
             Resource::Fdb => "/v1/fdb",
             Resource::Neigh => "/v1/neigh",
             Resource::Ports => "/v1/ports",
+            Resource::Endpoints => "/v1/endpoints",
             Resource::Drops => "/v1/drops",
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
+            Resource::Config => "/v1/config",
+            Resource::State => "/v1/state",
         }
     }
 
-    fn render(self, s: &dyn Source) -> serde_json::Result<Vec<u8>> {
+    /// `query` is what follows the '?'.
+    fn render(self, query: Option<&str>, s: &dyn Source) -> serde_json::Result<Vec<u8>> {
         match self {
             Resource::Fib => serde_json::to_vec(&s.fib()),
             Resource::Fdb => serde_json::to_vec(&s.fdb()),
             Resource::Neigh => serde_json::to_vec(&s.neigh()),
             Resource::Ports => serde_json::to_vec(&s.ports()),
+            Resource::Endpoints => {
+                let name = query.and_then(|q| q.strip_prefix("name="));
+                let wanted = |e: &EndpointRow| name.is_none_or(|n| n == e.name);
+                serde_json::to_vec(&s.endpoints().into_iter().filter(wanted).collect::<Vec<_>>())
+            }
             Resource::Drops => serde_json::to_vec(&s.drops()),
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
+            Resource::Config => serde_json::to_vec(&s.config()),
+            Resource::State => {
+                serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
+            }
         }
     }
 }
@@ -134,22 +165,29 @@ impl Drop for Listener {
 /// be registered with the runtime.
 pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()> {
     let socket = UnixListener::from_std(listener.inner.try_clone()?)?;
-    http::serve(&Socket::Unix(socket), Arc::new(Api(source))).await;
+    server::serve(&Socket::Unix(socket), Arc::new(Api(source))).await;
     Ok(())
 }
 
 struct Api(Arc<dyn Source>);
 
 impl Handler for Api {
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str, query: Option<&str>) -> Answer {
         let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
             let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
-            return Answer::error(http::NOT_FOUND, &format!("no such resource; there are {}", known.join(", ")));
+            return Answer::error(server::NOT_FOUND, &format!("no such resource; there are {}", known.join(", ")));
         };
-        match resource.render(&*self.0) {
-            Ok(body) => Answer { status: http::OK, kind: http::JSON, body },
-            Err(e) => Answer::error(http::INTERNAL_ERROR, &e.to_string()),
+        match resource.render(query, &*self.0) {
+            Ok(body) => Answer { status: server::OK, kind: server::JSON, body },
+            Err(e) => Answer::error(server::INTERNAL_ERROR, &e.to_string()),
         }
+    }
+
+    fn lasting(&self, path: &str, query: Option<&str>) -> Option<Lasting> {
+        let (source, query) = (self.0.clone(), query.unwrap_or_default().to_owned());
+        let serve =
+            |connection| -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> { Box::pin(stream::serve(connection, source, query)) };
+        (path == stream::TRACE).then(|| Box::new(serve) as Lasting)
     }
 }
 
@@ -173,8 +211,8 @@ pub enum ClientError {
 /// Asks a daemon; blocking, for the CLI and the lab.
 #[derive(Clone, Debug)]
 pub struct Client {
-    path: PathBuf,
-    timeout: Duration,
+    pub(super) path: PathBuf,
+    pub(super) timeout: Duration,
 }
 
 impl Client {
@@ -194,24 +232,44 @@ impl Client {
     pub fn ports(&self) -> Result<Vec<PortRow>, ClientError> {
         self.get(Resource::Ports)
     }
+    pub fn endpoints(&self) -> Result<Vec<EndpointRow>, ClientError> {
+        self.get(Resource::Endpoints)
+    }
+    /// One by its name, which needs no escaping: names are letters, digits, '-', '.' and one '/'.
+    pub fn endpoint(&self, name: &str) -> Result<Option<EndpointRow>, ClientError> {
+        let body = self.body(Resource::Endpoints, &format!("?name={name}"))?;
+        let rows: Vec<EndpointRow> = self.read(Resource::Endpoints, &body)?;
+        Ok(rows.into_iter().next())
+    }
     pub fn drops(&self) -> Result<Vec<DropRow>, ClientError> {
         self.get(Resource::Drops)
     }
     pub fn counters(&self) -> Result<Vec<CounterRow>, ClientError> {
         self.get(Resource::Counters)
     }
+    pub fn config(&self) -> Result<Vec<ConfigRow>, ClientError> {
+        self.get(Resource::Config)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
 
-    fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
-        let body = self.body(r)?;
-        serde_json::from_slice(&body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
+    pub fn state(&self) -> Result<State, ClientError> {
+        self.get(Resource::State)
     }
 
-    /// The JSON that the daemon sent.
-    pub fn body(&self, r: Resource) -> Result<Vec<u8>, ClientError> {
-        let answer = self.exchange(r.path()).map_err(|e| self.explain(e))?;
+    fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
+        self.read(r, &self.body(r, "")?)
+    }
+
+    fn read<T: DeserializeOwned>(&self, r: Resource, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|e| self.malformed(&format!("{}: {e}", r.path())))
+    }
+
+    /// The JSON that the daemon sent. `query` is empty or begins with '?'.
+    pub fn body(&self, r: Resource, query: &str) -> Result<Vec<u8>, ClientError> {
+        let answer = self.exchange(&format!("{}{query}", r.path())).map_err(|e| self.explain(e))?;
         let end = head_end(&answer).ok_or_else(|| self.malformed("no HTTP head"))?;
         let head = std::str::from_utf8(&answer[..end]).map_err(|_| self.malformed("the HTTP head is not text"))?;
         let body = &answer[(end + 4).min(answer.len())..];
@@ -238,7 +296,7 @@ impl Client {
         Ok(answer)
     }
 
-    fn explain(&self, source: io::Error) -> ClientError {
+    pub(super) fn explain(&self, source: io::Error) -> ClientError {
         let path = self.path.clone();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon { path },
@@ -248,15 +306,18 @@ impl Client {
         }
     }
 
-    fn malformed(&self, what: &str) -> ClientError {
+    pub(super) fn malformed(&self, what: &str) -> ClientError {
         ClientError::Malformed { path: self.path.clone(), what: what.to_owned() }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::{MAX_CONNECTIONS, MAX_REQUEST};
+    use super::super::server::{MAX_CONNECTIONS, MAX_REQUEST};
     use super::*;
+    use crate::control::facts::TapError;
+    use crate::frame::PortId;
+    use crate::worker::tap::{Filter, Tap};
 
     struct Fixed;
 
@@ -283,14 +344,40 @@ mod tests {
         fn ports(&self) -> Vec<PortRow> {
             vec![]
         }
+        fn endpoints(&self) -> Vec<EndpointRow> {
+            let row = |n: u8| EndpointRow {
+                name: format!("default/n1-k8s-p{n}-eth0"),
+                workload: format!("default/p{n}"),
+                interface: format!("cali{n}"),
+                ifindex: n.into(),
+                netns: None,
+                addresses: vec![[10, 244, 1, n].into()],
+                ready: true,
+            };
+            (1..4).map(row).collect()
+        }
         fn drops(&self) -> Vec<DropRow> {
             vec![DropRow { reason: "no-route".into(), packets: 3 }]
         }
         fn counters(&self) -> Vec<CounterRow> {
             vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
         }
+        fn config(&self) -> Vec<ConfigRow> {
+            vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]
+        }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")
+        }
+        fn state(&self) -> Option<State> {
+            None
+        }
+        fn trace(&self, filter: &str, _: u64) -> Result<Arc<Tap>, TapError> {
+            let filter = Filter::parse(filter, &|_| None)?;
+            let tap = Tap::new(filter, 4789, 0);
+            Ok(Arc::new(tap))
+        }
+        fn interfaces(&self) -> std::collections::BTreeMap<PortId, String> {
+            Default::default()
         }
     }
 
@@ -342,7 +429,11 @@ mod tests {
         assert_eq!(client.fib().unwrap(), Fixed.fib());
         assert_eq!(client.fdb().unwrap(), Fixed.fdb());
         assert_eq!(client.drops().unwrap(), Fixed.drops());
+        assert_eq!(client.endpoints().unwrap(), Fixed.endpoints());
+        assert_eq!(client.endpoint("default/n1-k8s-p2-eth0").unwrap().as_ref(), Some(&Fixed.endpoints()[1]));
+        assert_eq!(client.endpoint("default/n1-k8s-p-eth0").unwrap(), None);
         assert_eq!(client.counters().unwrap(), Fixed.counters());
+        assert_eq!(client.config().unwrap(), Fixed.config());
         let mode = fs::metadata(server.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
     }

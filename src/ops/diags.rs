@@ -79,7 +79,7 @@ impl Bundle {
         let client = Client::new(socket);
         for r in Resource::ALL {
             let name = format!("{}.json", r.path().rsplit('/').next().unwrap_or_default());
-            b.add(&name, client.body(r).map_err(|e| e.to_string()));
+            b.add(&name, client.body(r, "").map_err(|e| e.to_string()));
         }
         b.add("doctor.json", examine(config, socket));
         b.add(

@@ -4,7 +4,7 @@
 //! in sync, and every worker forwards by what it says. Like Felix's, readiness follows the present state of the
 //! datastore; forwarding does not depend on it.
 
-use super::http::{self, Answer, Handler};
+use super::server::{self, Answer, Handler};
 use crate::control::facts::Shared;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,15 +94,15 @@ impl Health {
 }
 
 impl Handler for Health {
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str, _query: Option<&str>) -> Answer {
         let why = match path {
             "/liveness" => self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).stuck(),
             "/readiness" => self.unready(),
-            _ => return Answer::error(http::NOT_FOUND, "no such resource; there are /liveness, /readiness"),
+            _ => return Answer::error(server::NOT_FOUND, "no such resource; there are /liveness, /readiness"),
         };
-        let status = if why.is_empty() { http::OK } else { http::UNAVAILABLE };
+        let status = if why.is_empty() { server::OK } else { server::UNAVAILABLE };
         let body = if why.is_empty() { "ok\n".to_owned() } else { why.join("\n") + "\n" };
-        Answer { status, kind: http::TEXT, body: body.into_bytes() }
+        Answer { status, kind: server::TEXT, body: body.into_bytes() }
     }
 }
 
@@ -146,20 +146,24 @@ mod tests {
 
     #[test]
     fn probes_say_why() {
-        let shared = Arc::new(Shared::new(Facts { node: "a".into(), ..Facts::default() }, vec![Arc::new(Counters::default())]));
+        let (requests, _) = tokio::sync::mpsc::unbounded_channel();
+        let facts = Facts { node: "a".into(), ..Facts::default() };
+        let shared = Arc::new(Shared::new(facts, vec![Arc::new(Counters::default())], requests));
+        // Nobody answers but this test.
+        shared.close();
         let dog = Arc::new(Mutex::new(Watchdog::new(1)));
         let health = Health::new(shared.clone(), dog.clone());
         let get = |path| {
-            let a = health.get(path);
+            let a = health.get(path, None);
             (a.status[..3].to_owned(), String::from_utf8(a.body).unwrap())
         };
         assert_eq!(get("/liveness"), ("200".into(), "ok\n".into()));
         assert!(get("/readiness").1.starts_with("not in sync") && get("/readiness").0 == "503");
-        shared.set(Facts { in_sync: true, ..Facts::default() });
+        shared.answer(|| Facts { in_sync: true, ..Facts::default() });
         assert!(get("/readiness").1.contains("not in force on every worker"));
         shared.tally().set_programmed();
         assert_eq!(get("/readiness"), ("200".into(), "ok\n".into()));
-        shared.set(Facts::default());
+        shared.answer(Facts::default);
         assert_eq!(get("/readiness").0, "503", "the datastore's state counts, not that it once was in sync");
         let start = Instant::now();
         (0..12).for_each(|s| dog.lock().unwrap().look(&shared, start + Duration::from_secs(s)));

@@ -4,11 +4,13 @@ pub mod api;
 pub mod diags;
 pub mod doctor;
 pub mod health;
-mod http;
 pub mod metrics;
 mod monitor;
+pub mod replay;
+mod server;
 mod service;
 mod source;
+pub mod trace;
 pub mod view;
 
 pub use service::run;

@@ -2,8 +2,8 @@
 //! changes. An address that cannot be had is a problem that `tortie status` shows, and is tried again.
 
 use super::health::{Health, Watchdog};
-use super::http::{self, Handler, Socket};
 use super::metrics::Metrics;
+use super::server::{self, Handler, Socket};
 use crate::control::facts::Shared;
 use crate::control::model::Endpoint;
 use std::io;
@@ -70,7 +70,7 @@ impl Server {
             Ok(listener) => {
                 let socket = Socket::Tcp(listener);
                 let handler = self.handler.clone();
-                self.task = Some(tokio::spawn(async move { http::serve(&socket, handler).await }));
+                self.task = Some(tokio::spawn(async move { server::serve(&socket, handler).await }));
                 shared.fault(self.name, None);
                 tracing::info!("{}: at {}", self.name, show(at));
             }

@@ -21,12 +21,15 @@ pub fn run(config: &Path) -> Result<(), DaemonError> {
 
 /// The thread; dropping this ends it, and waits.
 struct Offer {
+    shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Offer {
     fn drop(&mut self) {
+        // Control waits here: who waits for control gets what was said last.
+        self.shared.close();
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -39,6 +42,7 @@ fn serve(socket: &Path, shared: Arc<Shared>) -> Result<Service, Box<dyn std::err
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let (end, ended) = oneshot::channel::<io::Result<()>>();
+    let looked_at = shared.clone();
     let thread = thread::Builder::new().name("ops".into()).spawn(move || {
         let result = runtime.block_on(async {
             tokio::select! {
@@ -50,7 +54,7 @@ fn serve(socket: &Path, shared: Arc<Shared>) -> Result<Service, Box<dyn std::err
         runtime.shutdown_timeout(PATIENCE);
         let _ = end.send(result);
     })?;
-    let offer = Offer { stop: Some(stop), thread: Some(thread) };
+    let offer = Offer { shared: looked_at, stop: Some(stop), thread: Some(thread) };
     Ok(Box::pin(async move {
         let _offer = offer;
         ended.await.unwrap_or(Ok(()))

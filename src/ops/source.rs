@@ -1,10 +1,34 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
-use super::view::{CounterRow, DropRow, FdbRow, FibRow, NeighRow, PortRow, Source, StatusRow};
-use crate::control::facts::{PortTotals, Shared};
+use super::replay::State;
+use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use crate::control::facts::{PortTotals, Shared, TapError};
 use crate::drop::DropReason;
+use crate::frame::PortId;
 use crate::port::losses;
 use crate::worker::Counters;
+use crate::worker::tap::Tap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the API asks of the daemon. May wait for the control plane: not to be called from a task.
+pub trait Source: Send + Sync + 'static {
+    fn fib(&self) -> Vec<FibRow>;
+    fn fdb(&self) -> Vec<FdbRow>;
+    fn neigh(&self) -> Vec<NeighRow>;
+    fn ports(&self) -> Vec<PortRow>;
+    fn endpoints(&self) -> Vec<EndpointRow>;
+    fn drops(&self) -> Vec<DropRow>;
+    fn counters(&self) -> Vec<CounterRow>;
+    fn status(&self) -> StatusRow;
+    fn config(&self) -> Vec<ConfigRow>;
+    /// The data plane's state; `None` if the control plane does not answer.
+    fn state(&self) -> Option<State>;
+    /// Starts to write down packets; blocks until the workers are told.
+    fn trace(&self, filter: &str, count: u64) -> Result<Arc<Tap>, TapError>;
+    /// The interfaces that ports are on. Blocks as the others do.
+    fn interfaces(&self) -> BTreeMap<PortId, String>;
+}
 
 impl Source for Shared {
     fn fib(&self) -> Vec<FibRow> {
@@ -26,7 +50,7 @@ impl Source for Shared {
     fn fdb(&self) -> Vec<FdbRow> {
         let facts = self.facts();
         let rows = facts.vteps.iter();
-        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.clone(), vni: facts.vni }).collect()
+        rows.map(|v| FdbRow { mac: v.mac.to_string(), dst: v.address, node: v.node.to_string(), vni: facts.vni }).collect()
     }
 
     fn neigh(&self) -> Vec<NeighRow> {
@@ -68,6 +92,19 @@ impl Source for Shared {
         facts.ports.iter().map(row).collect()
     }
 
+    fn endpoints(&self) -> Vec<EndpointRow> {
+        let row = |e: &crate::control::facts::EndpointFact| EndpointRow {
+            name: e.name.clone(),
+            workload: e.workload.clone(),
+            interface: e.interface.clone(),
+            ifindex: e.ifindex,
+            netns: e.netns.as_ref().map(|n| n.display().to_string()),
+            addresses: e.addresses.clone(),
+            ready: e.ready,
+        };
+        self.facts().endpoints.iter().map(row).collect()
+    }
+
     fn drops(&self) -> Vec<DropRow> {
         let sum = |r: &DropReason| self.counters().iter().map(|c| c.dropped[r.index()].get()).sum();
         DropReason::ALL.iter().map(|r| DropRow { reason: r.name().into(), packets: sum(r) }).collect()
@@ -96,6 +133,10 @@ impl Source for Shared {
         rows
     }
 
+    fn config(&self) -> Vec<ConfigRow> {
+        self.facts().config.clone()
+    }
+
     fn status(&self) -> StatusRow {
         let facts = self.facts();
         StatusRow {
@@ -109,8 +150,20 @@ impl Source for Shared {
             address: facts.address,
             tunnel_address: facts.tunnel_address,
             pod_mtu: facts.pod_mtu,
-            problems: self.problems(),
+            problems: self.problems(&facts),
         }
+    }
+
+    fn state(&self) -> Option<State> {
+        self.dump().map(|d| State::from(&d))
+    }
+
+    fn trace(&self, filter: &str, count: u64) -> Result<Arc<Tap>, TapError> {
+        self.tap(filter.to_owned(), count)
+    }
+
+    fn interfaces(&self) -> BTreeMap<PortId, String> {
+        self.facts().ports.iter().map(|p| (p.id, p.name.clone())).collect()
     }
 }
 

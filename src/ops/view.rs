@@ -93,6 +93,54 @@ pub struct CounterRow {
     pub events_lost: u64,
 }
 
+/// One frame of a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceFrame {
+    /// Number of the port, which tells several on one interface apart.
+    pub port: u16,
+    pub interface: String,
+    /// Hexadecimal, from the first byte that the port shows.
+    pub bytes: String,
+    /// Where an unfinished L4 checksum is to be made: start, and the field's offset from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<(u32, u16)>,
+    /// Whether the checksum may be unfinished without saying so.
+    #[serde(default)]
+    pub may_be_partial: bool,
+    /// Of a super-frame: `tcp4`, `tcp6` or `udp`, and payload bytes per segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<(String, u16)>,
+    /// The other node, on a port that does not show the outer header, and the TOS of that header.
+    pub peer: IpAddr,
+    pub outer_tos: u8,
+}
+
+/// What became of one packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceRow {
+    pub worker: usize,
+    /// Nanoseconds since the epoch.
+    pub at: u64,
+    pub generation: u64,
+    pub received: TraceFrame,
+    pub verdict: String,
+    /// Drop reasons with counts.
+    pub dropped: Vec<DropRow>,
+    pub punted: Vec<DropRow>,
+    pub held: bool,
+    pub sent: Vec<TraceFrame>,
+}
+
+/// A line of a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceLine {
+    Packet(Box<TraceRow>),
+    /// How many records were lost so far because the reader was too slow. Also sent now and then without a packet, to
+    /// find out whether the reader is still there.
+    Lost(u64),
+}
+
 /// The daemon's own state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRow {
@@ -111,13 +159,30 @@ pub struct StatusRow {
     pub problems: Vec<String>,
 }
 
-/// What the API asks of the daemon. Called from a tokio task; must not block.
-pub trait Source: Send + Sync + 'static {
-    fn fib(&self) -> Vec<FibRow>;
-    fn fdb(&self) -> Vec<FdbRow>;
-    fn neigh(&self) -> Vec<NeighRow>;
-    fn ports(&self) -> Vec<PortRow>;
-    fn drops(&self) -> Vec<DropRow>;
-    fn counters(&self) -> Vec<CounterRow>;
-    fn status(&self) -> StatusRow;
+/// One pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// Of the WorkloadEndpoint, `namespace/name`.
+    pub name: String,
+    /// `namespace/pod` where known.
+    pub workload: String,
+    /// On the host, or the TAP in the pod.
+    pub interface: String,
+    /// Index of the interface that is attached to; 0 for a TAP.
+    pub ifindex: u32,
+    /// Network namespace that the TAP was made in.
+    pub netns: Option<String>,
+    pub addresses: Vec<Ipv4Addr>,
+    /// Whether the port is open and packets to every address are sent to it.
+    pub ready: bool,
+}
+
+/// One setting in force, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRow {
+    /// A key of the configuration file, an environment variable, a field of FelixConfiguration, or what is detected.
+    pub key: String,
+    pub value: String,
+    /// `FILE:LINE`, `environment NAME`, `FelixConfiguration NAME`, `detected: ...`, `default`, or `ignored: ...`.
+    pub source: String,
 }

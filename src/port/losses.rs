@@ -1,7 +1,7 @@
 //! What the kernel lost before a port saw it, or after the port had given it away: read from the socket by whoever
 //! looks at the daemon, on that one's thread, while a worker owns the port.
 
-use super::sys;
+use super::{sys, tcx};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Weak};
@@ -58,6 +58,8 @@ pub enum Kind {
     /// Packets for which the receive buffer had no room: SK_MEMINFO_DROPS of SO_MEMINFO. For a packet socket that
     /// is tp_drops of PACKET_STATISTICS, which a read would set to zero. 32 bits wide, wraps. Linux 4.11.
     Buffer,
+    /// A counter of the program that sends whole super-frames on ([`super::whole`]): the kernel knew no way.
+    Unsent,
 }
 
 /// Reads the counters of one socket for as long as that is open.
@@ -74,6 +76,7 @@ impl LossReader {
         match self.kind {
             Kind::Xdp => xdp(&fd),
             Kind::Buffer => buffer(&fd),
+            Kind::Unsent => tcx::read_counter(&fd).map(|n| vec![("super-frame-no-route", n)]),
         }
         .unwrap_or_default()
     }

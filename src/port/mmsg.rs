@@ -15,6 +15,7 @@ pub const UDP_PAYLOAD_MAX: usize = 65_507;
 pub const UDP_SEGMENT: libc::c_int = 103;
 pub const UDP_GRO: libc::c_int = 104;
 
+#[cfg(any(test, feature = "testing"))]
 /// One datagram's buffer: the longest IP packet fits. The odd cache lines at the end keep the buffers' first
 /// bytes from all falling into the same cache set.
 const BUFFER: usize = 65_536 + 9 * 64;
@@ -205,21 +206,113 @@ impl Refusal {
     }
 }
 
-/// Datagrams received by one system call. Those not yet taken stay for the next round.
-pub struct RecvTable {
+/// What recvmmsg(2) is told and tells about datagrams, but for where their bytes go.
+pub(super) struct Messages {
     msgs: Box<[libc::mmsghdr]>,
     addrs: Box<[libc::sockaddr_in]>,
-    iov: Box<[libc::iovec]>,
     control: Box<[[u64; RECV_CONTROL / 8]]>,
+}
+
+// SAFETY: the pointers in `msgs` lead to the table's own boxes, which move with it, and to what `place` was given,
+// which is followed only within `receive`.
+unsafe impl Send for Messages {}
+
+/// What came with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub len: usize,
+    /// As in [`Received`].
+    pub from: Option<Ipv4Addr>,
+    pub tos: u8,
+    pub segment: Option<usize>,
+}
+
+impl Messages {
+    pub fn new(messages: usize) -> Messages {
+        // SAFETY: all-zero bytes are valid for these structures of integers and null pointers.
+        let (msg, addr): (libc::mmsghdr, libc::sockaddr_in) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let mut t = Messages {
+            msgs: vec![msg; messages].into_boxed_slice(),
+            addrs: vec![addr; messages].into_boxed_slice(),
+            control: vec![[0; RECV_CONTROL / 8]; messages].into_boxed_slice(),
+        };
+        for i in 0..messages {
+            let h = &mut t.msgs[i].msg_hdr;
+            h.msg_name = (&raw mut t.addrs[i]).cast();
+            h.msg_control = (&raw mut t.control[i]).cast();
+        }
+        t
+    }
+
+    pub fn len(&self) -> usize {
+        self.msgs.len()
+    }
+
+    /// Says where the bytes of datagram `i` go.
+    pub fn place(&mut self, i: usize, pieces: &mut [libc::iovec]) {
+        let h = &mut self.msgs[i].msg_hdr;
+        h.msg_iov = pieces.as_mut_ptr();
+        h.msg_iovlen = pieces.len() as _;
+    }
+
+    /// Receives up to `n` datagrams: how many came, and whether the socket may have more.
+    ///
+    /// # Safety
+    /// The pieces that the first `n` messages were [placed](Messages::place) in last are alive, and so is the memory
+    /// that they name, to which nothing else refers.
+    pub unsafe fn receive(&mut self, fd: BorrowedFd<'_>, n: usize) -> io::Result<(usize, bool)> {
+        for m in &mut self.msgs[..n] {
+            m.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            m.msg_hdr.msg_controllen = RECV_CONTROL as _;
+        }
+        // SAFETY: addresses and control data are the table's own, with their lengths; the rest is the caller's word.
+        let got = unsafe {
+            libc::recvmmsg(fd.as_raw_fd(), self.msgs.as_mut_ptr(), n as libc::c_uint, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
+        };
+        match sys::check(got) {
+            Ok(got) => Ok((got as usize, got as usize == n)),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EAGAIN) => Ok((0, false)),
+                // Left behind by an earlier datagram and cleared by being reported.
+                Some(libc::EINTR | libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE) => Ok((0, true)),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// What came with datagram `i` of those received last.
+    pub fn meta(&self, i: usize) -> Meta {
+        let (m, addr) = (&self.msgs[i], &self.addrs[i]);
+        let named =
+            m.msg_hdr.msg_namelen as usize >= size_of::<libc::sockaddr_in>() && addr.sin_family == libc::AF_INET as libc::sa_family_t;
+        let control = &self.control[i];
+        // SAFETY: any bytes are valid u8s; the slice covers exactly the live array of u64s.
+        let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), RECV_CONTROL) };
+        // A usize in glibc, a u32 in musl.
+        #[allow(clippy::unnecessary_cast)]
+        let (tos, segment) = parse_control(&control[..(m.msg_hdr.msg_controllen as usize).min(RECV_CONTROL)]);
+        let from = named.then(|| Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr)));
+        Meta { len: m.msg_len as usize, from, tos, segment }
+    }
+}
+
+/// Datagrams received by one system call, in the table's own memory: for whoever has no slots, as tests. Those not yet
+/// taken stay for the next round.
+#[cfg(any(test, feature = "testing"))]
+pub struct RecvTable {
+    messages: Messages,
+    iov: Box<[libc::iovec]>,
     buffers: Box<[u8]>,
     next: usize,
     filled: usize,
 }
 
-// SAFETY: the pointers in `msgs` and `iov` only lead to the table's own boxes, which move with it.
+// SAFETY: the pointers in `iov` only lead to the table's own box, which moves with it.
+#[cfg(any(test, feature = "testing"))]
 unsafe impl Send for RecvTable {}
 
 /// One received datagram.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received<'a> {
     pub bytes: &'a [u8],
@@ -231,27 +324,20 @@ pub struct Received<'a> {
     pub segment: Option<usize>,
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl RecvTable {
     /// Buffers for so many datagrams of any length; their pages are touched when first used.
     pub fn new(messages: usize) -> RecvTable {
-        // SAFETY: all-zero bytes are valid for these structures of integers and null pointers.
-        let (msg, addr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let mut t = RecvTable {
-            msgs: vec![msg; messages].into_boxed_slice(),
-            addrs: vec![addr; messages].into_boxed_slice(),
+            messages: Messages::new(messages),
             iov: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: BUFFER }; messages].into_boxed_slice(),
-            control: vec![[0; RECV_CONTROL / 8]; messages].into_boxed_slice(),
             buffers: vec![0; messages * BUFFER].into_boxed_slice(),
             next: 0,
             filled: 0,
         };
         for (i, buffer) in t.buffers.chunks_exact_mut(BUFFER).enumerate() {
             t.iov[i].iov_base = buffer.as_mut_ptr().cast();
-            let h = &mut t.msgs[i].msg_hdr;
-            h.msg_name = (&raw mut t.addrs[i]).cast();
-            h.msg_iov = &raw mut t.iov[i];
-            h.msg_iovlen = 1;
-            h.msg_control = (&raw mut t.control[i]).cast();
+            t.messages.place(i, &mut t.iov[i..=i]);
         }
         t
     }
@@ -280,46 +366,16 @@ impl RecvTable {
     /// wait; what waits would be overwritten.
     pub fn fill(&mut self, fd: BorrowedFd<'_>, max: usize) -> io::Result<bool> {
         self.clear();
-        let n = max.min(self.msgs.len());
-        for m in &mut self.msgs[..n] {
-            m.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-            m.msg_hdr.msg_controllen = RECV_CONTROL as _;
-        }
-        // SAFETY: the first `n` headers point to the table's own boxes, with their lengths, and the table is
-        // exclusively borrowed while the kernel writes.
-        let got = unsafe {
-            libc::recvmmsg(fd.as_raw_fd(), self.msgs.as_mut_ptr(), n as libc::c_uint, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
-        };
-        match sys::check(got) {
-            Ok(got) => {
-                self.filled = got as usize;
-                Ok(self.filled == n)
-            }
-            Err(e) => match e.raw_os_error() {
-                Some(libc::EAGAIN) => Ok(false),
-                // Left behind by an earlier datagram and cleared by being reported.
-                Some(libc::EINTR | libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE) => Ok(true),
-                _ => Err(e),
-            },
-        }
+        let n = max.min(self.messages.len());
+        // SAFETY: the messages were placed in the table's own boxes, which are exclusively borrowed.
+        let (got, more) = unsafe { self.messages.receive(fd, n)? };
+        self.filled = got;
+        Ok(more)
     }
 
     fn message(&self, i: usize) -> Received<'_> {
-        let (m, addr) = (&self.msgs[i], &self.addrs[i]);
-        let named =
-            m.msg_hdr.msg_namelen as usize >= size_of::<libc::sockaddr_in>() && addr.sin_family == libc::AF_INET as libc::sa_family_t;
-        let control = &self.control[i];
-        // SAFETY: any bytes are valid u8s; the slice covers exactly the live array of u64s.
-        let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), RECV_CONTROL) };
-        // A usize in glibc, a u32 in musl.
-        #[allow(clippy::unnecessary_cast)]
-        let (tos, segment) = parse_control(&control[..(m.msg_hdr.msg_controllen as usize).min(RECV_CONTROL)]);
-        Received {
-            bytes: &self.buffers[i * BUFFER..][..(m.msg_len as usize).min(BUFFER)],
-            from: named.then(|| Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr))),
-            tos,
-            segment,
-        }
+        let Meta { len, from, tos, segment } = self.messages.meta(i);
+        Received { bytes: &self.buffers[i * BUFFER..][..len.min(BUFFER)], from, tos, segment }
     }
 }
 

@@ -13,12 +13,15 @@ pub mod packet;
 mod pair;
 pub mod probe;
 pub mod raw;
+mod receive;
+pub mod shape;
 pub mod sys;
 mod tcx;
 pub mod tun;
 mod tun_steer;
 pub mod udp;
 pub mod vnet;
+mod whole;
 pub mod xsk;
 
 pub use error::OpenError;
@@ -59,7 +62,7 @@ impl TxCsum {
     pub fn joins(self, kind: AdjKind) -> bool {
         match self {
             TxCsum::Software => false,
-            TxCsum::SuperFrames => kind == AdjKind::Vxlan,
+            TxCsum::SuperFrames => matches!(kind, AdjKind::Vxlan | AdjKind::Ipip),
             TxCsum::Port => matches!(kind, AdjKind::Deliver | AdjKind::Punt(_)),
         }
     }

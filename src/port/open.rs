@@ -41,6 +41,8 @@ pub struct UplinkSpec<'a> {
     /// VXLAN port.
     pub port: u16,
     pub vni: Vni,
+    /// Whether sockets are given devices that send super-frames whole, where the kernel has what they need.
+    pub whole: bool,
     /// The memory of each worker's pool: as many queues are opened.
     pub umems: &'a [Umem],
 }
@@ -149,12 +151,14 @@ fn uplink_xdp(spec: &UplinkSpec<'_>, zero_copy: ZeroCopy) -> Result<Vec<xsk::Xsk
 /// Without VXLAN's socket there is no socket uplink; without the others their routes drop, and that is said.
 fn uplink_sockets(spec: &UplinkSpec<'_>, refused: &mut Vec<String>) -> Result<UplinkPorts, OpenError> {
     let queues = spec.umems.len() as u16;
-    let vxlan = udp::open(&udp::UdpSpec { node: spec.node, port: spec.port, queues, interface: spec.interface, whole: true })?;
-    refused.extend(vxlan.first().and_then(|p| p.refusal()).map(|why| format!("udp: super-frames are cut in userspace: {why}")));
-    let ipip = raw::open(&raw::RawSpec { node: spec.node, queues, interface: spec.interface }).unwrap_or_else(|e| {
+    let vxlan = udp::open(&udp::UdpSpec { node: spec.node, port: spec.port, queues, interface: spec.interface, whole: spec.whole })?;
+    let cut = |method, why| format!("{method}: super-frames are cut in userspace: {why}");
+    refused.extend(vxlan.first().and_then(|p| p.refusal()).map(|why| cut("udp", why)));
+    let ipip = raw::open(&raw::RawSpec { node: spec.node, queues, interface: spec.interface, whole: spec.whole }).unwrap_or_else(|e| {
         refused.push(format!("{}; routes over IP-in-IP drop", line("raw", &e)));
         Vec::new()
     });
+    refused.extend(ipip.first().and_then(|p| p.refusal()).map(|why| cut("raw", why)));
     let direct = packet::open_sender(spec.interface, queues).unwrap_or_else(|e| {
         refused.push(format!("{}; routes without encapsulation drop", line("af-packet", &e)));
         Vec::new()

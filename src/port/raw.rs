@@ -5,18 +5,23 @@
 //! up to 64 KB long. While a raw socket for protocol 4 is open the kernel answers no such packet with "protocol
 //! unreachable", also those that a filter turns away. Sending, it fills in total length and header checksum,
 //! and the identification where it is zero; all else is sent as it is, and a packet longer than the MTU is
-//! refused, not fragmented.
+//! refused, not fragmented. TCP super-frames go whole through a [`Device`]; UDP's do not, because a raw socket at the
+//! other end is not told their segment size.
 
 use super::losses::{Kind, LossReader, Observed};
-use super::mmsg::{self, Readiness, RecvTable, Refusal, SendTable};
-use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys};
-use crate::frame::{BURST, Batch, Csum, Frame, FramePool, GsoSet};
-use crate::wire::ipv4;
+use super::mmsg::{self, Readiness, Refusal, SendTable};
+use super::receive::{Joined, Receiver};
+use super::whole::{self, Device, Outcome};
+use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys, vnet};
+use crate::frame::{BURST, Batch, Csum, Frame, FramePool, GsoKind, GsoSet};
+use crate::wire::{ether, ipv4, put16};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-const RX_MESSAGES: usize = 32;
+/// The device that super-frames go through; it goes with the process.
+pub const SUPER_FRAME_DEVICE: &str = "tunl-tortie-ip4";
+
 const RCVBUF: libc::c_int = 16 << 20;
 const SNDBUF: libc::c_int = 4 << 20;
 
@@ -29,11 +34,15 @@ pub struct RawSpec<'a> {
     pub queues: u16,
     /// The uplink: the source of [`Caps::mtu`]. Routing stays the kernel's.
     pub interface: &'a str,
+    /// Whether TCP super-frames are sent as they are where the kernel can ([`SUPER_FRAME_DEVICE`]), or never come here.
+    pub whole: bool,
 }
 
 /// One queue of the IP-in-IP underlay.
 pub struct RawPort {
     caps: Caps,
+    /// Why super-frames do not go as they are, if they should.
+    refusal: Option<String>,
     /// `None` after `release`.
     io: Option<Io>,
 }
@@ -41,9 +50,10 @@ pub struct RawPort {
 struct Io {
     rx: Observed,
     tx: OwnedFd,
-    received: RecvTable,
+    received: Receiver,
     ready: Readiness,
     sending: SendTable,
+    device: Option<Device>,
 }
 
 /// Opens the underlay in the calling thread's network namespace: one port per queue.
@@ -59,10 +69,25 @@ pub fn open(spec: &RawSpec<'_>) -> Result<Vec<RawPort>, OpenError> {
     }
     let mtu = sys::Link::new(spec.interface).and_then(|mut l| l.mtu());
     let mtu = mtu.map_err(|e| OpenError::io(format!("read the MTU of {}", spec.interface), e))?;
-    (0..spec.queues).map(|queue| open_queue(spec, queue, mtu)).collect()
+    let device = whole::Spec {
+        name: SUPER_FRAME_DEVICE,
+        queues: spec.queues,
+        header: vnet::LEN,
+        offloads: None,
+        protocol: ipv4::PROTO_IPIP,
+        encapsulates: true,
+    };
+    let (mut devices, refusal) = match spec.whole.then(|| whole::open(&device)) {
+        Some(Ok(d)) => (d, None),
+        Some(Err(e)) => (Vec::new(), Some(e.to_string())),
+        None => (Vec::new(), None),
+    };
+    devices.reverse();
+    let open = |queue| open_queue(spec, queue, mtu, devices.pop()).map(|p| RawPort { refusal: refusal.clone(), ..p });
+    (0..spec.queues).map(open).collect()
 }
 
-fn open_queue(spec: &RawSpec<'_>, queue: u16, mtu: u32) -> Result<RawPort, OpenError> {
+fn open_queue(spec: &RawSpec<'_>, queue: u16, mtu: u32, device: Option<Device>) -> Result<RawPort, OpenError> {
     let failed = |step: &str, e: io::Error| {
         let what = format!("IP-in-IP on {}: {step}", spec.node);
         match e.raw_os_error() {
@@ -84,9 +109,12 @@ fn open_queue(spec: &RawSpec<'_>, queue: u16, mtu: u32) -> Result<RawPort, OpenE
     mmsg::set_buffer(&tx, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SNDBUF).map_err(|e| failed("set buffer size", e))?;
     mmsg::bind(&tx, at).map_err(|e| failed("bind", e))?;
     let ready = Readiness::new(&rx).map_err(|e| failed("wait for packets", e))?;
-    let caps = Caps { driver: "raw", medium: Medium::Ip, mtu, gso: GsoSet::NONE, tx_csum: TxCsum::Software, queue };
-    let io = Io { rx: Observed::new(rx), tx, received: RecvTable::new(RX_MESSAGES), ready, sending: SendTable::new(BURST, BURST) };
-    Ok(RawPort { caps, io: Some(io) })
+    let gso = GsoSet { tcp4: device.is_some(), ..GsoSet::NONE };
+    let tx_csum = if device.is_some() { TxCsum::SuperFrames } else { TxCsum::Software };
+    let caps = Caps { driver: "raw", medium: Medium::Ip, mtu, gso, tx_csum, queue };
+    let received = Receiver::new(|_, _| Joined::NOT);
+    let io = Io { rx: Observed::new(rx), tx, received, ready, sending: SendTable::new(BURST, BURST), device };
+    Ok(RawPort { caps, refusal: None, io: Some(io) })
 }
 
 /// Takes the packets whose inner addresses hash to `queue` of `queues`. Raw sockets have no SO_REUSEPORT: each
@@ -127,6 +155,13 @@ fn released() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the IP-in-IP underlay port was released")
 }
 
+impl RawPort {
+    /// Why super-frames do not go as they are, if they should.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+}
+
 impl Port for RawPort {
     fn caps(&self) -> &Caps {
         &self.caps
@@ -134,26 +169,9 @@ impl Port for RawPort {
 
     fn rx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport> {
         let io = self.io.as_mut().ok_or_else(released)?;
-        let mut more = true;
-        while out.room() > 0 {
-            let Some(d) = io.received.front() else {
-                // Without a slot for even one packet they are better off in the socket's buffer.
-                if !more || pool.free() == (0, 0) {
-                    break;
-                }
-                more = io.received.fill(io.rx.as_fd(), out.room())?;
-                continue;
-            };
-            let Some(mut f) = pool.take_for(d.bytes.len()) else { break };
-            pool.room_mut(&f)[..d.bytes.len()].copy_from_slice(d.bytes);
-            pool.set_len(&mut f, d.bytes.len());
-            // The other node may have sent it over a veth pair.
-            f.csum = Csum::MayBePartial;
-            out.push(f);
-            io.received.pop();
-        }
-        io.ready.set_held(io.received.waiting() > 0);
-        Ok(RxReport::default())
+        let report = io.received.burst(io.rx.as_fd(), pool, out);
+        io.ready.set_held(io.received.holds());
+        report
     }
 
     fn tx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<TxReport> {
@@ -174,13 +192,15 @@ impl Port for RawPort {
         self.io.as_ref().map(|io| io.ready.fd())
     }
 
-    /// Closes the sockets. No slot is held between calls: received packets wait in the port's own buffers.
     fn losses(&self) -> Vec<LossReader> {
-        self.io.iter().map(|io| io.rx.reader(Kind::Buffer)).collect()
+        let device = |io: &Io| io.device.as_ref().and_then(Device::losses);
+        self.io.iter().flat_map(|io| [io.rx.reader(Kind::Buffer)].into_iter().chain(device(io))).collect()
     }
 
-    fn release(&mut self, _pool: &mut FramePool) {
-        self.io = None;
+    fn release(&mut self, pool: &mut FramePool) {
+        if let Some(mut io) = self.io.take() {
+            io.received.release(pool);
+        }
     }
 }
 
@@ -197,7 +217,11 @@ impl Io {
                 list.finish(SocketAddrV4::new(to, 0), 0, None);
             }
             if list.is_empty() {
-                report.errors += 1;
+                match self.send_whole(pool, &frames[done]) {
+                    Some(true) => report.sent += 1,
+                    Some(false) => break,
+                    None => report.errors += 1,
+                }
                 done += 1;
                 continue;
             }
@@ -220,10 +244,40 @@ impl Io {
         }
         done
     }
+
+    /// Sends a super-frame through the device: whether it went; `None` if it cannot go.
+    fn send_whole(&mut self, pool: &FramePool, f: &Frame) -> Option<bool> {
+        let p = pool.data(f);
+        let front = front(f, p)?;
+        match self.device.as_ref()?.send(&front, p) {
+            Outcome::Sent => Some(true),
+            Outcome::Busy => Some(false),
+            Outcome::Refused | Outcome::Gone => None,
+        }
+    }
 }
 
-/// Where the packet goes by its own header; `None` if it is no IPv4 packet, or a super-frame, which this port
-/// does not take.
+/// What stands in front of the outer IP header of a TCP super-frame; `None` for anything else.
+fn front(f: &Frame, p: &[u8]) -> Option<[u8; vnet::LEN + ether::HEADER]> {
+    let (gso, Csum::Partial { start, offset }) = (f.gso?, f.csum) else { return None };
+    let start = start.checked_sub(f.head())? as usize;
+    let fits = gso.kind == GsoKind::Tcp4 && p.len() <= usize::from(u16::MAX) && p[0] == 0x45 && start >= 2 * ipv4::HEADER;
+    let header = start + vnet::l4_header(gso.kind, p.get(start..)?, offset).filter(|_| fits)? as usize;
+    let mut h = [0u8; vnet::LEN + ether::HEADER];
+    h[0] = vnet::F_NEEDS_CSUM;
+    h[1] = vnet::gso_type(gso.kind);
+    if p[start + 13] & 0x80 != 0 {
+        h[1] |= vnet::GSO_ECN;
+    }
+    let fields = [(2, ether::HEADER + header), (4, gso.size.into()), (6, ether::HEADER + start), (8, offset.into())];
+    for (at, value) in fields {
+        h[at..at + 2].copy_from_slice(&(value as u16).to_ne_bytes());
+    }
+    put16(&mut h, vnet::LEN + 12, ether::TYPE_IPV4);
+    Some(h)
+}
+
+/// Where the packet goes by its own header; `None` if it is no IPv4 packet, or a super-frame, which goes another way.
 fn destination(pool: &FramePool, f: &Frame) -> Option<Ipv4Addr> {
     let p = pool.data(f);
     (p.len() >= ipv4::HEADER && p[0] >> 4 == 4 && f.gso.is_none()).then(|| Ipv4Addr::from(ipv4::dst(p)))
@@ -279,7 +333,9 @@ mod tests {
 
     #[test]
     fn bad_specs_are_refused_by_name() {
-        let text = |node, queues, interface| open(&RawSpec { node, queues, interface }).err().map(|e| e.to_string()).unwrap_or_default();
+        let text = |node, queues, interface| {
+            open(&RawSpec { node, queues, interface, whole: false }).err().map(|e| e.to_string()).unwrap_or_default()
+        };
         assert!(text(Ipv4Addr::LOCALHOST, 0, "lo").contains("at least 1"));
         assert!(text(Ipv4Addr::LOCALHOST, 1, "no-such-if").contains("no-such-if"));
     }

@@ -18,12 +18,16 @@ pub const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
     [code, regs, o[0], o[1], i[0], i[1], i[2], i[3]]
 }
 
-/// One call of bpf(2) with an attribute block written as bytes; the result is a new descriptor.
-fn bpf(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<OwnedFd> {
+/// One call of bpf(2) with an attribute block written as bytes.
+fn call(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads at most 128 bytes of a live buffer; addresses in it are of buffers that the
     // callers keep alive across the call. Bytes beyond the fields that it knows are zero.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) };
-    let fd = sys::check(fd as libc::c_int)?;
+    sys::check(unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) } as libc::c_int)
+}
+
+/// The same for commands whose result is a new descriptor.
+fn bpf(command: libc::c_int, attr: &mut [u8; 128]) -> io::Result<OwnedFd> {
+    let fd = call(command, attr)?;
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -57,4 +61,34 @@ pub fn link(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
     attr[4..8].copy_from_slice(&index.to_ne_bytes());
     attr[8..12].copy_from_slice(&BPF_TCX_INGRESS.to_ne_bytes());
     bpf(BPF_LINK_CREATE, &mut attr)
+}
+
+/// Makes an array of one 64-bit count that programs can add to; zero at first.
+pub fn counter() -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    let mut attr = [0u8; 128];
+    for (at, value) in [BPF_MAP_TYPE_ARRAY, 4, 8, 1].into_iter().enumerate() {
+        attr[4 * at..4 * at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    bpf(BPF_MAP_CREATE, &mut attr)
+}
+
+/// What a [`counter`] holds.
+pub fn read_counter(map: &OwnedFd) -> io::Result<u64> {
+    const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+    let (key, mut value) = (0u32, 0u64);
+    let mut attr = [0u8; 128];
+    attr[0..4].copy_from_slice(&map.as_raw_fd().to_ne_bytes());
+    attr[8..16].copy_from_slice(&((&raw const key) as u64).to_ne_bytes());
+    attr[16..24].copy_from_slice(&((&raw mut value) as u64).to_ne_bytes());
+    call(BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+    Ok(value)
+}
+
+/// Adds one to a [`counter`]; uses r1 and r2.
+pub fn count(map: &OwnedFd) -> [Insn; 4] {
+    /// `BPF_PSEUDO_MAP_VALUE`: the operand is the address of the map's value.
+    const MAP_VALUE: u8 = 2;
+    [insn(0x18, 1, MAP_VALUE, 0, map.as_raw_fd()), insn(0, 0, 0, 0, 0), insn(0xb7, 2, 0, 0, 1), insn(0xdb, 1, 2, 0, 0)]
 }

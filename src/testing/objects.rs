@@ -2,7 +2,7 @@
 //! revision; a hook may refuse any access or let others come first.
 
 use crate::control::datastore::objects::{self, Access, AccessError, Id, Objects, Preconditions, Resource};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -114,7 +114,7 @@ impl MemObjects {
         self.access(&op).await?;
         let mut stored = self.expect(id, objects::revision(&patch), objects::uid(&patch))?;
         let uid = objects::uid(&stored).map(str::to_owned);
-        merge(&mut stored, &patch);
+        objects::merge(&mut stored, &patch);
         let stored = self.store(id.clone(), stored, uid);
         self.done(&op, stored)
     }
@@ -123,25 +123,6 @@ impl MemObjects {
 fn named(resource: Resource, object: &Value) -> Access<Id> {
     let fault = || AccessError::Invalid { what: resource.to_string(), message: "metadata.name: missing".into() };
     Id::of(resource, object).ok_or_else(fault)
-}
-
-/// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(target) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
 }
 
 impl Objects for MemObjects {

@@ -1,5 +1,6 @@
 //! What crosses between control and a worker besides snapshots: port commands down, events up. Both bounded.
 
+use super::tap::Tap;
 use crate::frame::PortId;
 use crate::port::Port;
 use crate::wire::Mac;
@@ -15,6 +16,8 @@ pub enum Command {
     AddPort { id: PortId, port: Box<dyn Port> },
     /// Close it; frames that wait for it are dropped as port-gone. Answered by `Event::PortClosed`.
     RemovePort { id: PortId },
+    /// Write down packets, in the place of an earlier tap.
+    Tap(Arc<Tap>),
     /// Close all ports and end the thread.
     Stop,
 }

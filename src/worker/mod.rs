@@ -7,6 +7,7 @@
 pub mod mailbox;
 mod poll;
 mod spin;
+pub mod tap;
 
 pub use crate::forward::counters::{self, Counters};
 pub use mailbox::{Command, Event, Mailbox, Waker};
@@ -37,10 +38,14 @@ const SUPER_FRAMES_AT_ONCE: usize = 8;
 /// While some ports are busy, how many turns pass between looks at the others.
 const TURNS_PER_POLL: u32 = 4;
 
-/// A worker that has moved a few frames in each of so many turns lets others have the core between turns: under
-/// load, few long bursts cost less than many short ones, and what is joined and segmented gains most.
+/// A worker that has moved a few frames in each of so many turns lets others have the core between turns, for a while
+/// if the frames are small: under load, few long bursts cost less than many short ones, and what is joined and
+/// segmented gains most. It is what network cards do with interrupts.
 const STREAK: u32 = 8;
 const FEW: usize = 24;
+/// How long, if the frames of so many turns were small. Acknowledgements between bulk data are not to wait.
+const PAUSE: Duration = Duration::from_micros(50);
+const SMALL: usize = 512;
 
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
@@ -64,10 +69,15 @@ pub struct Worker {
     stopping: bool,
     since_poll: u32,
     spin: spin::Spin,
-    /// Turns in a row that moved something.
+    /// Turns in a row that moved something, and that moved small frames on average.
     streak: u32,
+    small_streak: u32,
     /// Frames of the last turn.
     moved: usize,
+    /// Who looks at packets now, if anybody does.
+    tap: Option<Arc<tap::Tap>>,
+    /// Their bytes.
+    moved_bytes: usize,
 }
 
 impl Worker {
@@ -93,7 +103,10 @@ impl Worker {
             since_poll: 0,
             spin: spin::Spin::new(Duration::ZERO),
             streak: 0,
+            small_streak: 0,
             moved: 0,
+            tap: None,
+            moved_bytes: 0,
         })
     }
 
@@ -124,11 +137,21 @@ impl Worker {
     }
 
     fn run(&mut self) -> io::Result<()> {
+        poll::wake_in_time();
         while !self.stopping {
             self.wait()?;
             self.turn_ready(self.now_ms());
         }
         Ok(())
+    }
+
+    /// Between turns under load.
+    fn pause(&self) {
+        if self.small_streak >= STREAK {
+            std::thread::sleep(PAUSE);
+        } else {
+            std::thread::yield_now();
+        }
     }
 
     /// Finds out which ports to look at, sleeping if none is busy.
@@ -137,7 +160,7 @@ impl Worker {
         self.ready.extend_from_slice(&self.always);
         self.since_poll += 1;
         if self.streak >= STREAK && self.moved < FEW {
-            std::thread::yield_now();
+            self.pause();
         }
         let busy = !self.active.is_empty();
         if busy && self.since_poll < TURNS_PER_POLL {
@@ -246,6 +269,7 @@ impl Worker {
         let ready = std::mem::take(&mut self.ready);
         let mut moved = false;
         self.moved = 0;
+        self.moved_bytes = 0;
         for id in &ready {
             if self.receive(&snap, *id) {
                 moved = true;
@@ -260,8 +284,10 @@ impl Worker {
         self.forwarder.settle();
         if moved {
             self.streak = self.streak.saturating_add(1);
+            let small = self.moved_bytes < self.moved * SMALL;
+            self.small_streak = if small { self.small_streak.saturating_add(1) } else { 0 };
         } else {
-            self.streak = 0;
+            (self.streak, self.small_streak) = (0, 0);
             self.counters.idle_turns.add(1);
         }
         moved
@@ -276,10 +302,14 @@ impl Worker {
         self.moved += n;
         if n > 0 {
             let bytes: usize = self.batch.as_slice().iter().map(crate::frame::Frame::len).sum();
+            self.moved_bytes += bytes;
             let c = self.counters.port(id);
             c.rx_frames.add(n as u64);
             c.rx_bytes.add(bytes as u64);
-            self.forward(snap, id, medium);
+            match self.tap {
+                None => self.forward(snap, id, medium),
+                Some(_) => self.forward_tapped(snap, id, medium),
+            }
         }
         match result {
             Ok(report) => self.forwarder.lost_in_rx(report),
@@ -358,6 +388,7 @@ impl Worker {
                     self.close(id);
                     self.event(Event::PortClosed { worker: self.index, id });
                 }
+                Command::Tap(tap) => self.tap = Some(tap),
                 Command::Stop => self.shut_down(),
             }
         }

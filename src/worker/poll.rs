@@ -9,6 +9,13 @@ const EVENTS: usize = 64;
 /// Marks the mailbox's eventfd.
 const MAILBOX: u64 = u64::MAX;
 
+/// Has the kernel end the calling thread's sleeps within a microsecond of their time, instead of 50.
+pub fn wake_in_time() {
+    const SLACK_NS: libc::c_ulong = 1000;
+    // SAFETY: no pointers. It cannot fail, and matters for speed only.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
+}
+
 pub struct Poller {
     fd: OwnedFd,
     events: [libc::epoll_event; EVENTS],

@@ -1,7 +1,9 @@
 //! The rules of route calculation, one by one.
 
 use crate::support::*;
-use tortie::control::desired::Route;
+use tortie::control::calc::Calculator;
+use tortie::control::cluster::{Changed, Cluster};
+use tortie::control::desired::{Desired, Route};
 
 /// Nodes a, b, c on one subnet, each with a /26 block and VXLAN tunnel address; pool with `mode`.
 fn three(mode: &str) -> String {
@@ -88,7 +90,7 @@ fn virtual_and_absent_affinity_route_addresses_only() {
         let a = desired(&text, "a");
         assert_eq!(line(&a, "10.244.7.3/32"), "10.244.7.3/32 ipip via 10.0.0.2");
         assert!(!table(&a).iter().any(|l| l.starts_with("10.244.7.0/26") || l.starts_with("10.244.7.4/32")));
-        assert_eq!(a.warnings, ["IPAMBlock 10-244-7-0-26: 1 allocations do not name their node; they have no route of their own"]);
+        assert_eq!(warnings(&a), ["IPAMBlock 10-244-7-0-26: 1 allocations do not name their node; they have no route of their own"]);
     }
 }
 
@@ -113,7 +115,7 @@ fn deleted_blocks_and_orphan_affinities_are_no_routes() {
     }
     assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
     assert_eq!(
-        a.warnings,
+        warnings(&a),
         [
             "BlockAffinity disputed: node c claims 10.244.1.0/26, but the block is not its own; the block counts",
             "BlockAffinity orphan: node b claims 10.244.12.0/26, but there is no such block; it is not routed",
@@ -127,7 +129,7 @@ fn a_duplicate_address_belongs_to_the_first_by_name_but_always_to_this_node() {
     let a = desired(&text, "a");
     assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
     assert_eq!(line(&a, "10.244.2.0/26"), "10.244.2.0/26 drop node c");
-    assert_eq!(a.warnings, ["node c: its address 10.0.0.2 is node b's too; nothing is routed to c"]);
+    assert_eq!(warnings(&a), ["node c: its address 10.0.0.2 is node b's too; nothing is routed to c"]);
     let c = desired(&text, "c");
     assert_eq!(line(&c, "10.244.1.0/26"), "10.244.1.0/26 drop node b");
     assert_eq!(c.node.unwrap().address.to_string(), "10.0.0.2/24");
@@ -209,7 +211,7 @@ fn pods_stand_in_for_missing_endpoints() {
         + &pod("both", "a", "", "phase: Running, podIP: 10.244.0.7")
         + "---\n{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: w, namespace: ns}, spec: {node: a, pod: both, interfaceName: veth7, mac: '02:00:00:00:00:07', ipNetworks: [10.244.0.7/32]}}\n";
     let a = desired(&text, "a");
-    assert_eq!(a.endpoints.keys().collect::<Vec<_>>(), ["ns/a-k8s-here-eth0", "ns/w"]);
+    assert_eq!(a.endpoints.keys().map(|n| &**n).collect::<Vec<_>>(), ["ns/a-k8s-here-eth0", "ns/w"]);
     let here = &a.endpoints["ns/a-k8s-here-eth0"];
     assert_eq!((here.workload.as_str(), here.sources.len(), here.interface.len()), ("ns/here", 1, 15));
     assert_eq!(a.endpoints["ns/w"].mac.unwrap().to_string(), "02:00:00:00:00:07");
@@ -234,7 +236,7 @@ fn an_interface_and_an_address_have_one_owner() {
         + &wep("three", "v1", "10.244.0.7")
         + &wep("two", "v2", "10.244.0.5, 10.244.0.6, 10.244.0.0");
     let a = desired(&text, "a");
-    assert_eq!(a.endpoints.keys().collect::<Vec<_>>(), ["default/one", "default/two"]);
+    assert_eq!(a.endpoints.keys().map(|n| &**n).collect::<Vec<_>>(), ["default/one", "default/two"]);
     assert_eq!(line(&a, "10.244.0.5/32"), "10.244.0.5/32 local dev v1");
     assert_eq!(a.endpoints["default/two"].sources.iter().map(|s| s.to_string()).collect::<Vec<_>>(), ["10.244.0.6/32", "10.244.0.0/32"]);
     assert_eq!(line(&a, "10.244.0.0/32"), "10.244.0.0/32 host", "the node's tunnel address stays the node's");
@@ -307,9 +309,9 @@ fn without_an_own_address_nothing_is_in_force() {
     let text = three("vxlanMode: Always");
     let d = desired(&text, "nobody");
     assert!(d.node.is_none() && d.routes.is_empty() && d.endpoints.is_empty() && d.senders.is_empty());
-    assert_eq!(d.warnings, ["node nobody: the datastore has no Node object of this name; known nodes: a, b, c"]);
+    assert_eq!(warnings(&d), ["node nobody: the datastore has no Node object of this name; known nodes: a, b, c"]);
     let d = desired(&text.replace("bgp: {ipv4Address: 10.0.0.1/24}", "bgp: {}"), "a");
-    assert!(d.node.is_none() && d.warnings[0].contains("set spec.bgp.ipv4Address"), "{:?}", d.warnings);
+    assert!(d.node.is_none() && warnings(&d)[0].contains("set spec.bgp.ipv4Address"), "{:?}", d.warnings);
 }
 
 #[test]
@@ -322,4 +324,145 @@ fn kubernetes_nodes_serve_too_and_calicos_count_first() {
     let base = pool("p", "10.244.0.0/16", "vxlanMode: Always") + &node("a", "10.0.0.1/24", None) + &block("10.244.1.0/26", "host:b", &[]);
     let d = desired(&(base.clone() + &kube("b", "10.0.0.2/24") + &kube("a", "10.0.0.77/24")), "a");
     assert_eq!((d.vteps["b"].address.to_string(), d.node.unwrap().address.to_string()), ("10.0.0.2".into(), "10.0.0.1/24".into()));
+}
+
+#[test]
+fn a_node_with_this_nodes_vtep_mac_is_reported() {
+    let text = three("vxlanMode: Always").replace(
+        "{name: b}, spec: {bgp: {ipv4Address: 10.0.0.2/24}",
+        "{name: b}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.2/24}",
+    );
+    let text = text.replace(
+        "{name: a}, spec: {bgp: {ipv4Address: 10.0.0.1/24}",
+        "{name: a}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.1/24}",
+    );
+    let line = |me: &str, other: &str| {
+        let d = desired(&text, me);
+        assert_eq!(
+            warnings(&d),
+            [format!("node {other} has the same VTEP MAC 66:00:00:00:00:09 as this node: one of the two must change")]
+        );
+    };
+    line("a", "b");
+    line("b", "a");
+    assert!(desired(&text, "c").warnings.is_empty());
+}
+
+#[test]
+fn a_pool_for_load_balancers_routes_nothing_and_one_for_tunnels_alone_does() {
+    let pools = pool("lb", "10.7.0.0/16", "allowedUses: [LoadBalancer]")
+        + &pool("tunnels", "10.8.0.0/16", "allowedUses: [Tunnel], ipipMode: Always");
+    let text = three("vxlanMode: Always")
+        + &pools
+        + &block("10.7.0.0/26", "virtual:lb", &[("10.7.0.1", "b")])
+        + &block("10.8.0.1/32", "host:b", &[]);
+    let a = desired(&text, "a");
+    assert_eq!((lookup(&a.routes, "10.7.0.1"), lookup(&a.routes, "10.7.0.9")), (None, None));
+    assert_eq!(line(&a, "10.8.0.1/32"), "10.8.0.1/32 ipip via 10.0.0.2");
+    assert_eq!(a.pools.iter().map(|p| p.to_string()).collect::<Vec<_>>(), ["10.8.0.0/16", "10.244.0.0/16"]);
+    assert_eq!(warnings(&a), ["IPAMBlock 10-7-0-0-26: no pool for workloads contains 10.7.0.0/26; it is not routed"]);
+}
+
+#[test]
+fn a_pools_node_selector_is_allocations_business_and_no_routes() {
+    let with = desired(&three("vxlanMode: Always, nodeSelector: \"zone == 'elsewhere'\""), "a");
+    assert_eq!(with, desired(&three("vxlanMode: Always"), "a"));
+}
+
+/// One more state into a calculator, object by object.
+fn next(calculator: &mut Calculator, last: &mut Cluster, text: &str) -> Desired {
+    let now = cluster(text);
+    calculator.update(&now, &Changed::between(last, &now));
+    *last = now;
+    calculator.desired().clone()
+}
+
+#[test]
+fn a_changed_own_prefix_decides_cross_subnet_anew() {
+    let text = three("ipipMode: CrossSubnet").replace("10.0.0.2/24", "10.0.1.2/24");
+    let (mut c, mut last) = (Calculator::new("a"), Cluster::default());
+    assert_eq!(line(&next(&mut c, &mut last, &text), "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.1.2");
+    let wider = text.replace("10.0.0.1/24", "10.0.0.1/23");
+    assert_eq!(line(&next(&mut c, &mut last, &wider), "10.244.1.0/26"), "10.244.1.0/26 direct via 10.0.1.2");
+    // b's own prefix is nothing to a.
+    let other = wider.replace("10.0.1.2/24", "10.0.1.2/32");
+    assert_eq!(next(&mut c, &mut last, &other).routes, next(&mut c, &mut last, &wider).routes);
+    let alone = text.replace("10.0.0.1/24", "10.0.0.1/32");
+    let d = next(&mut c, &mut last, &alone);
+    assert_eq!(line(&d, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.1.2");
+    assert_eq!(line(&d, "10.244.2.0/26"), "10.244.2.0/26 ipip via 10.0.0.3", "a /32 has no neighbours");
+}
+
+#[test]
+fn a_node_that_loses_its_address_is_held_and_comes_back() {
+    let text = three("vxlanMode: Always");
+    let without = text.replace("bgp: {ipv4Address: 10.0.0.2/24}, ", "");
+    let (mut c, mut last) = (Calculator::new("a"), Cluster::default());
+    let before = next(&mut c, &mut last, &text);
+    let d = next(&mut c, &mut last, &without);
+    assert_eq!(line(&d, "10.244.1.0/26"), "10.244.1.0/26 drop node b");
+    assert!(!d.vteps.contains_key("b") && d.senders.len() == 1 && d.nodes.len() == 2);
+    assert_eq!(next(&mut c, &mut last, &text), before);
+    // This node's own: nothing is decided without it, and all is as before with it again.
+    let d = next(&mut c, &mut last, &text.replace("bgp: {ipv4Address: 10.0.0.1/24}, ", ""));
+    assert!(d.node.is_none() && d.routes.is_empty());
+    assert_eq!(next(&mut c, &mut last, &text), before);
+}
+
+#[test]
+fn floating_ips_are_refused_by_name_where_they_are_enabled() {
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: ns, annotations: {cni.projectcalico.org/floatingIPs: '[\"192.0.2.7\"]'}}, spec: {nodeName: a}, status: {podIP: 10.244.0.5}}\n";
+    let wep = "---\n{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: w, namespace: ns}, spec: {node: a, pod: q, ipNetworks: [10.244.0.6], ipNATs: [{internalIP: 10.244.0.6, externalIP: 192.0.2.8}]}}\n";
+    let felix = |value: &str| {
+        format!(
+            "---\n{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: default}}, spec: {{floatingIPs: {value}}}}}\n"
+        )
+    };
+    let text = three("vxlanMode: Always") + pod + wep;
+    for felix in [String::new(), felix("Disabled")] {
+        assert!(desired(&(text.clone() + &felix), "a").warnings.is_empty(), "not enabled, so not asked for");
+    }
+    let a = desired(&(text.clone() + &felix("Enabled")), "a");
+    assert_eq!(
+        warnings(&a),
+        [
+            "WorkloadEndpoint ns/a-k8s-p-eth0: its floating IPs 192.0.2.7 are not served: that takes address translation, which tortie does not do",
+            "WorkloadEndpoint ns/w: its floating IPs 192.0.2.8 are not served: that takes address translation, which tortie does not do",
+        ]
+    );
+    assert_eq!(lookup(&a.routes, "192.0.2.7"), None, "no route that pretends");
+    assert!(desired(&(text + &felix("Enabled")), "b").warnings.is_empty(), "the pods' own node says it");
+}
+
+#[test]
+fn a_finished_pods_address_is_free() {
+    let pod = |phase: &str, node: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{nodeName: {node}}}, status: {{phase: {phase}, podIP: 10.244.0.5}}}}\n"
+        )
+    };
+    let by_pods =
+        "---\n{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: {routeSource: WorkloadIPs}}\n";
+    for phase in ["Succeeded", "Failed"] {
+        let a = desired(&(three("vxlanMode: Always") + &pod(phase, "a")), "a");
+        assert!(a.endpoints.is_empty() && lookup(&a.routes, "10.244.0.5") == Some(&Route::Blackhole), "{phase}");
+        let a = desired(&(three("vxlanMode: Always") + by_pods + &pod(phase, "b")), "a");
+        assert_eq!(lookup(&a.routes, "10.244.0.5"), Some(&Route::Drop { node: None }), "{phase}");
+    }
+    let a = desired(&(three("vxlanMode: Always") + by_pods + &pod("Running", "b")), "a");
+    assert_eq!(line(&a, "10.244.0.5/32"), "10.244.0.5/32 vxlan via 10.244.1.0");
+}
+
+#[test]
+fn a_claim_that_is_going_or_only_wished_for_claims_nothing() {
+    let claim = |state: &str| {
+        format!(
+            "---\n{{apiVersion: projectcalico.org/v3, kind: BlockAffinity, metadata: {{name: c}}, spec: {{node: b, cidr: 10.244.10.0/26, state: {state}}}}}\n"
+        )
+    };
+    for state in ["pending", "pendingDeletion"] {
+        assert_eq!(desired(&(three("ipipMode: Always") + &claim(state)), "a"), desired(&three("ipipMode: Always"), "a"), "{state}");
+    }
+    // The old form of confirmed.
+    assert_eq!(desired(&(three("ipipMode: Always") + &claim("''")), "a").warnings.len(), 1);
 }

@@ -26,7 +26,7 @@ fn digest(text: &str) {
     let mut state = Cluster::default();
     for entry in manifest.entries {
         match entry.object {
-            Ok(object) => state.insert(entry.key, object),
+            Ok(object) => _ = state.insert(entry.key, object),
             Err(e) => assert!(e.line > 0 && !e.message.is_empty() && !e.to_string().contains('\n'), "{e:?}"),
         }
     }

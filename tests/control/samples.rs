@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use tortie::control::calc;
 use tortie::control::config::{Config, Datastore};
 use tortie::control::datastore::FileStore;
+use tortie::control::env::Environment;
 
 fn config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
@@ -11,7 +12,7 @@ fn config(name: &str) -> PathBuf {
 
 #[test]
 fn the_documented_configuration_is_read_and_names_every_key() {
-    let c = Config::load(&config("node.yaml")).unwrap();
+    let c = Config::load(&config("node.yaml"), &Environment::default()).unwrap();
     assert_eq!(c.datastore, Datastore::File { path: config("samples") });
     let text = std::fs::read_to_string(config("node.yaml")).unwrap();
     for key in [
@@ -19,6 +20,7 @@ fn the_documented_configuration_is_read_and_names_every_key() {
         "datastore:",
         "kind:",
         "path:",
+        "# kubeconfig:",
         "uplink:",
         "interface:",
         "driver:",
@@ -27,11 +29,19 @@ fn the_documented_configuration_is_read_and_names_every_key() {
         "workers:",
         "api:",
         "socket:",
+        "calico:",
+        "dir:",
         "xdp:",
         "mode:",
     ] {
         assert!(text.lines().any(|l| l.trim_start().starts_with(key)), "{key} is not in config/node.yaml");
     }
+}
+
+#[test]
+fn the_configuration_for_kubernetes_is_read() {
+    let c = Config::load(&config("node-kubernetes.yaml"), &Environment::default()).unwrap();
+    assert_eq!(c.datastore, Datastore::Kubernetes { kubeconfig: Some("/etc/tortie/kubeconfig".into()) });
 }
 
 #[test]
@@ -42,7 +52,7 @@ fn the_sample_cluster_is_whole() {
         let d = calc::desired(&cluster, me);
         assert!(d.warnings.is_empty(), "{:?}", d.warnings);
         assert_eq!(d.endpoints.len(), 2);
-        assert_eq!(d.vteps.keys().collect::<Vec<_>>(), [other]);
+        assert_eq!(d.vteps.keys().map(|n| &**n).collect::<Vec<_>>(), [other]);
         let route = &d.routes[&remote.parse().unwrap()];
         assert_eq!((route.kind(), route.node()), ("vxlan", Some(other)));
     }

@@ -24,6 +24,11 @@ pub fn desired(text: &str, node: &str) -> Desired {
     calc::desired(&cluster(text), node)
 }
 
+/// The warnings in order.
+pub fn warnings(d: &Desired) -> Vec<&str> {
+    d.warnings.iter().map(String::as_str).collect()
+}
+
 /// A `projectcalico.org/v3` Node.
 pub fn node(name: &str, address: &str, vxlan: Option<&str>) -> String {
     let tunnel = vxlan.map_or(String::new(), |a| format!(", ipv4VXLANTunnelAddr: {a}"));

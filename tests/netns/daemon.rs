@@ -9,9 +9,9 @@ use tortie::testing::netns::{ChildGuard, Namespace, veth};
 
 pub const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
 
-/// One node with one pod on a veth named `cali0`.
+/// One node with one pod on a veth named `cali0`, and a datastore of its own.
 pub struct Node {
-    index: u8,
+    pub index: u8,
     pub ns: Namespace,
     pub pod: Namespace,
     pub config: PathBuf,
@@ -26,9 +26,10 @@ impl Node {
         let socket = dir.join(format!("{index}.sock"));
         let config = dir.join(format!("{index}.yaml"));
         let text = format!(
-            "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\n",
-            dir.join("state").display(),
-            socket.display()
+            "node: node{index}\ndatastore: {{kind: file, path: {}}}\nuplink: {{interface: eth0, driver: {driver}}}\nworkloads: {{driver: auto}}\nworkers: {workers}\napi: {{socket: {}}}\ncalico: {{dir: {}}}\n",
+            state(dir, index).display(),
+            socket.display(),
+            dir.join(format!("calico{index}")).display()
         );
         std::fs::write(&config, text).unwrap();
         let node = Node { index, ns, pod, config, socket, daemon: None };
@@ -52,8 +53,25 @@ impl Node {
     }
 
     pub fn start(&mut self) {
-        self.daemon = Some(self.ns.spawn(&[TORTIE, "run", "--config", self.config.to_str().unwrap()]));
+        self.start_with(&[]);
+    }
+
+    /// Starts it with more variables (`NAME=VALUE`) in its environment.
+    pub fn start_with(&mut self, env: &[&str]) {
+        let argv = [&["env"], env, &[TORTIE, "run", "--config", self.config.to_str().unwrap()]].concat();
+        self.daemon = Some(self.ns.spawn(&argv));
         self.ready();
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    /// Writes the node's configuration anew and has it read.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) {
+        std::fs::write(&self.config, change(std::fs::read_to_string(&self.config).unwrap())).unwrap();
+        let pid = self.daemon.as_ref().unwrap().id();
+        self.ns.sh(&format!("kill -HUP {pid}"));
     }
 
     /// Waits until the node is in sync and all its ports are open.
@@ -103,6 +121,11 @@ pub struct Pair {
     pub dir: tempfile::TempDir,
 }
 
+/// Where node `index` reads the cluster's state from.
+fn state(dir: &Path, index: u8) -> PathBuf {
+    dir.join(format!("state{index}"))
+}
+
 pub fn manifest(index: u8) -> String {
     format!(
         r#"
@@ -134,7 +157,7 @@ spec: {{node: node{index}, orchestrator: k8s, pod: pod, endpoint: eth0, interfac
     )
 }
 
-fn pool(vxlan: &str, ipip: &str) -> String {
+pub fn pool(vxlan: &str, ipip: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pool}}\nspec: {{cidr: 10.244.0.0/16, blockSize: 26, vxlanMode: {vxlan}, ipipMode: {ipip}, natOutgoing: false, nodeSelector: all()}}\n"
     )
@@ -143,8 +166,7 @@ fn pool(vxlan: &str, ipip: &str) -> String {
 impl Pair {
     pub fn new(driver: &str, workers: u16) -> Pair {
         let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        std::fs::create_dir(&state).unwrap();
+        (1..=2).for_each(|i| std::fs::create_dir(state(dir.path(), i)).unwrap());
         let (a, b) = (Node::new(1, dir.path(), driver, workers), Node::new(2, dir.path(), driver, workers));
         let pair = Pair { a, b, dir };
         pair.file("node1.yaml", &manifest(1));
@@ -154,14 +176,41 @@ impl Pair {
         pair
     }
 
+    /// Both nodes learn of a change.
     pub fn file(&self, name: &str, text: &str) {
-        std::fs::write(self.dir.path().join("state").join(name), text).unwrap();
+        (1..=2).for_each(|i| self.file_at(i, name, text));
+    }
+
+    /// One node learns of a change.
+    pub fn file_at(&self, index: u8, name: &str, text: &str) {
+        let path = state(self.dir.path(), index).join(name);
+        let unfinished = path.with_extension("new");
+        std::fs::write(&unfinished, text).unwrap();
+        std::fs::rename(unfinished, path).unwrap();
     }
 
     fn join(&self) {
         veth(&self.a.ns, "eth0", &self.b.ns, "eth0");
         for n in [&self.a, &self.b] {
             n.ns.sh(&format!("ip addr add {}/24 dev eth0", n.address()));
+        }
+    }
+
+    /// The pods get TAPs instead of their veths.
+    pub fn taps(&self) {
+        for n in [&self.a, &self.b] {
+            n.ns.sh("ip link del cali0");
+            let name = format!("name: node{}-k8s-pod-eth0", n.index);
+            let annotated = format!("{name}, annotations: {{tortie/netns: {}}}", n.pod.path().display());
+            self.file(&format!("node{}.yaml", n.index), &manifest(n.index).replace(&name, &annotated));
+        }
+    }
+
+    /// Gives the TAPs that the daemons made their addresses, as a CNI plugin would.
+    pub fn address_taps(&self) {
+        for n in [&self.a, &self.b] {
+            n.pod.sh(&format!("ip addr add {}/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link", n.pod_address()));
+            n.pod.sh("ip route add default via 169.254.1.1");
         }
     }
 
@@ -344,16 +393,9 @@ fn reload_changes_the_method_and_a_bad_configuration_changes_nothing() {
 #[test]
 fn a_tap_is_made_in_the_pods_namespace_and_survives_a_crash() {
     let mut p = Pair::new("socket", 1);
-    for n in [&p.a, &p.b] {
-        n.ns.sh("ip link del cali0");
-        let annotated = format!("name: node{}-k8s-pod-eth0, annotations: {{tortie/netns: {}}}", n.index, n.pod.path().display());
-        p.file(&format!("node{}.yaml", n.index), &manifest(n.index).replace(&format!("name: node{}-k8s-pod-eth0", n.index), &annotated));
-    }
+    p.taps();
     p.start();
-    for n in [&p.a, &p.b] {
-        n.pod.sh(&format!("ip addr add {}/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link", n.pod_address()));
-        n.pod.sh("ip route add default via 169.254.1.1");
-    }
+    p.address_taps();
     p.expect_both_ways("over TAP");
     let row = Client::new(&p.a.socket).ports().unwrap().into_iter().find(|r| r.role == "workload").unwrap();
     assert_eq!((row.driver.as_deref(), row.mtu), (Some("tap"), Some(1450)));

@@ -121,7 +121,7 @@ fn answer(socket: &OwnedFd, p: &[u8], seen: &Mutex<Vec<(Ipv4Header, Ipv4Header)>
 }
 
 fn start_router(node: &Namespace, own: Site, other: Site) -> Router {
-    let spec = RawSpec { node: own.node, queues: 1, interface: "eth0" };
+    let spec = RawSpec { node: own.node, queues: 1, interface: "eth0", whole: false };
     let uplink = node.run(|| raw::open(&spec)).unwrap().remove(0);
     Router::start(node, (own, other), Mode::Ipip, Box::new(uplink), MTU)
 }

@@ -1,10 +1,14 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
 mod daemon;
+mod detection;
 mod differential;
+mod explain;
+mod flips;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;
+mod kubernetes;
 mod monitoring;
 mod netlink;
 mod ports_raw;
@@ -15,5 +19,8 @@ mod ports_xsk_queues;
 mod proof;
 mod random_packets;
 mod router;
+mod settings;
+mod trace;
 mod vxlan_peer;
+mod whole;
 mod wire;

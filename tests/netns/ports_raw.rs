@@ -13,7 +13,7 @@ use tortie::testing::netns::Namespace;
 use tortie::wire::{ipv4, put16};
 
 fn open_raw(ns: &Namespace, queues: u16) -> Vec<Rig<RawPort>> {
-    let ports = ns.run(|| raw::open(&RawSpec { node: A, queues, interface: "eth0" })).unwrap();
+    let ports = ns.run(|| raw::open(&RawSpec { node: A, queues, interface: "eth0", whole: false })).unwrap();
     ports.into_iter().map(Rig::new).collect()
 }
 

@@ -46,7 +46,7 @@ fn open_udp(ns: &Namespace, queues: u16) -> Result<Vec<UdpPort>, OpenError> {
 
 /// A port with its pool; checks on drop of the test's success that no slot is missing.
 pub struct Rig<P> {
-    port: P,
+    pub port: P,
     pub pool: FramePool,
     got: Batch,
 }
@@ -121,7 +121,7 @@ pub fn sent(n: u32) -> TxReport {
 }
 
 /// VXLAN and inner Ethernet header towards node `b`, and the packet.
-fn tunnelled(packet: &[u8]) -> Vec<u8> {
+pub fn tunnelled(packet: &[u8]) -> Vec<u8> {
     let mut f = vec![0; PREFIX];
     vxlan::write(&mut f, Vni::CALICO);
     ether::write(&mut f[vxlan::HEADER..], MAC_B, MAC_A, ether::TYPE_IPV4);
@@ -139,7 +139,7 @@ pub fn udp_packet(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn tcp_packet(payload: &[u8]) -> Vec<u8> {
+pub fn tcp_packet(payload: &[u8]) -> Vec<u8> {
     let mut ip = Ipv4Header::new(0, 64, IpNumber::TCP, POD.octets(), PEER.octets()).unwrap();
     ip.identification = 500;
     let mut tcp = TcpHeader::new(4000, 5001, 1000, 4096);
@@ -439,7 +439,8 @@ fn udp_receives_joined_datagrams_and_keeps_what_finds_no_slot() {
     sys::setsockopt(&tx, libc::SOL_UDP, mmsg::UDP_SEGMENT, &(frames[0].len() as i32)).unwrap();
     tx.send_to(&frames[..50].concat(), (A, vxlan::PORT)).unwrap();
     tx.send_to(&frames[50..].concat(), (A, vxlan::PORT)).unwrap();
-    let mut pool = FramePool::new(7, 0).unwrap();
+    // What is joined comes in the big slot and leaves in small ones.
+    let mut pool = FramePool::new(7, 1).unwrap();
     let mut got = Batch::with_capacity(5);
     let (mut seen, until) = (0, Instant::now() + Duration::from_secs(5));
     while seen < 100 {

@@ -7,6 +7,7 @@ mod neighbours;
 mod offload;
 mod proptests;
 mod reasons;
+mod replay;
 mod tunnel;
 
 use std::net::Ipv4Addr;

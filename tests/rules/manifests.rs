@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use tortie::control::config::Config;
+use tortie::control::config::{Config, Datastore};
+use tortie::control::env::Environment;
 use tortie::drop::{DropReason, PuntReason};
 use tortie::ops::metrics::family::{ALL, Type};
 
@@ -126,21 +127,22 @@ fn the_daemonset_hangs_together() {
     }
 }
 
-/// The daemon reads what the ConfigMap holds. The keys of its datastore and of CNI have tests of their own.
+/// The daemon reads what the ConfigMap holds.
 #[test]
 fn the_configmap_holds_a_configuration() {
     let all = objects();
     let map = &all.iter().find(|(_, o)| o["kind"] == "ConfigMap").expect("a ConfigMap").1;
     let text = map["data"]["node.yaml"].as_str().expect("node.yaml");
     let probes = &all.iter().find(|(_, o)| o["kind"] == "DaemonSet").expect("a DaemonSet").1;
-    let text = text.replace("  kind: kubernetes\n", "  path: /d\n").replace("cni:\n  install: true\n", "");
     let dir = root().join("target/tmp");
     fs::create_dir_all(&dir).expect("target/tmp");
     let path = dir.join(format!("configmap-{}.yaml", std::process::id()));
     fs::write(&path, format!("node: a\n{text}")).expect("writable");
-    let config = Config::load(&path);
+    let config = Config::load(&path, &Environment::default());
     fs::remove_file(&path).expect("removable");
-    let health = config.unwrap_or_else(|e| panic!("{e}\n{text}")).monitoring.health().expect("health is on: the probes ask for it");
+    let config = config.unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!((&config.datastore, config.cni.is_some()), (&Datastore::Kubernetes { kubeconfig: None }, true));
+    let health = config.monitoring.health().expect("health is on: the probes ask for it");
     let probe = &probes["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["httpGet"];
     assert_eq!((probe["port"].as_u64(), probe["host"].as_str()), (Some(u64::from(health.port)), Some(health.host.as_str())));
 }
@@ -151,7 +153,7 @@ fn sample_configurations_load() {
     for file in files("config", &["yaml"]) {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if file.parent() == Some(&root().join("config")) && name.starts_with("node") {
-            Config::load(&root().join(&file)).unwrap_or_else(|e| panic!("{e}"));
+            Config::load(&root().join(&file), &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
             seen += 1;
         }
     }

@@ -1,36 +1,55 @@
 //! The pods on this node: WorkloadEndpoint objects, and Pods that have none.
 
-use crate::control::cluster::Cluster;
 use crate::control::desired::LocalEndpoint;
-use crate::control::model::{FelixConfiguration, Pod, SourceSpoofing, WorkloadEndpoint, interface_name};
+use crate::control::model::{FelixConfiguration, Pod, SourceSpoofing, WorkloadEndpoint, endpoint_name, interface_name};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
-/// This node's endpoints by name. An interface and an address belong to one endpoint only, the first by name.
+/// Whether a pod should have a port on node `me`.
+pub(super) fn is_local_pod(pod: &Pod, me: &str) -> bool {
+    pod.node.as_deref() == Some(me) && !pod.host_network && !pod.addresses.is_empty()
+}
+
+/// The endpoints of node `me` by name, from objects that may be other nodes' too. An interface and an address
+/// belong to one endpoint only, the first by name.
 pub(super) fn local(
-    cluster: &Cluster,
+    endpoints: &BTreeMap<String, Arc<WorkloadEndpoint>>,
+    pods: &BTreeMap<String, Arc<Pod>>,
     me: &str,
     felix: &FelixConfiguration,
     warnings: &mut Vec<String>,
-) -> BTreeMap<String, LocalEndpoint> {
-    let mut all: BTreeMap<String, LocalEndpoint> = BTreeMap::new();
+) -> BTreeMap<Arc<str>, LocalEndpoint> {
+    let mut all: BTreeMap<Arc<str>, LocalEndpoint> = BTreeMap::new();
     let mut pods_with_endpoint = BTreeSet::new();
-    for (name, endpoint) in &cluster.endpoints {
+    for (name, endpoint) in endpoints.iter().filter(|(_, e)| e.node == me) {
         if let Some(pod) = &endpoint.pod {
             pods_with_endpoint.insert(format!("{}/{pod}", endpoint.namespace));
         }
-        if endpoint.node == me {
-            all.insert(name.clone(), from_endpoint(name, endpoint, felix));
-        }
+        warn_of_floating(name, &endpoint.floating_ips, felix, warnings);
+        all.insert(name.as_str().into(), from_endpoint(name, endpoint, felix));
     }
-    for (name, pod) in &cluster.pods {
-        let is_local = pod.node.as_deref() == Some(me) && !pod.host_network && !pod.addresses.is_empty();
-        if is_local && !pods_with_endpoint.contains(name) {
-            all.insert(format!("{}/{}", pod.namespace, pod.endpoint_name(me)), from_pod(name, pod, felix));
-        }
+    for (name, pod) in pods.iter().filter(|(name, p)| is_local_pod(p, me) && !pods_with_endpoint.contains(*name)) {
+        // The key of a namespaced object has both parts.
+        let (namespace, pod_name) = name.split_once('/').unwrap_or(("default", name));
+        let key = format!("{namespace}/{}", endpoint_name(me, pod_name));
+        warn_of_floating(&key, &pod.floating_ips, felix, warnings);
+        all.insert(key.into(), from_pod(name, interface_name(felix.interface_prefix(), namespace, pod_name), pod, felix));
     }
     without_duplicates(all, warnings)
+}
+
+/// A floating IP is the destination that others use, rewritten to the pod's own address: without address
+/// translation a route to it would only bring packets that the pod does not take.
+fn warn_of_floating(name: &str, floating: &[IpAddr], felix: &FelixConfiguration, warnings: &mut Vec<String>) {
+    if felix.floating_ips == Some(true) && !floating.is_empty() {
+        let list: Vec<String> = floating.iter().map(IpAddr::to_string).collect();
+        warnings.push(format!(
+            "WorkloadEndpoint {name}: its floating IPs {} are not served: that takes address translation, which tortie does not do",
+            list.join(", ")
+        ));
+    }
 }
 
 fn from_endpoint(name: &str, endpoint: &WorkloadEndpoint, felix: &FelixConfiguration) -> LocalEndpoint {
@@ -45,11 +64,11 @@ fn from_endpoint(name: &str, endpoint: &WorkloadEndpoint, felix: &FelixConfigura
     }
 }
 
-fn from_pod(name: &str, pod: &Pod, felix: &FelixConfiguration) -> LocalEndpoint {
+fn from_pod(name: &str, interface: String, pod: &Pod, felix: &FelixConfiguration) -> LocalEndpoint {
     let addresses = ipv4(&pod.addresses);
     LocalEndpoint {
         workload: name.to_owned(),
-        interface: interface_name(felix.interface_prefix(), &pod.namespace, &pod.name),
+        interface,
         netns: None,
         sources: sources(&addresses, &pod.spoofed_sources, felix),
         addresses,
@@ -70,9 +89,9 @@ fn sources(addresses: &[Ipv4Addr], spoofed: &[IpNet], felix: &FelixConfiguration
     out
 }
 
-fn without_duplicates(all: BTreeMap<String, LocalEndpoint>, warnings: &mut Vec<String>) -> BTreeMap<String, LocalEndpoint> {
-    let mut interfaces: BTreeMap<String, String> = BTreeMap::new();
-    let mut holders: BTreeMap<Ipv4Addr, String> = BTreeMap::new();
+fn without_duplicates(all: BTreeMap<Arc<str>, LocalEndpoint>, warnings: &mut Vec<String>) -> BTreeMap<Arc<str>, LocalEndpoint> {
+    let mut interfaces: BTreeMap<String, Arc<str>> = BTreeMap::new();
+    let mut holders: BTreeMap<Ipv4Addr, Arc<str>> = BTreeMap::new();
     let mut out = BTreeMap::new();
     for (name, mut endpoint) in all {
         if let Some(other) = interfaces.get(&endpoint.interface) {

@@ -1,14 +1,23 @@
-//! What should be in force on a node, as a pure function of the cluster's state: the same state gives the
-//! same answer however it came about.
+//! What should be in force on a node, as a function of the cluster's state: the same state gives the same answer
+//! however it came about. [`desired`] calculates it from nothing, [`Calculator`] brings it up to date object by
+//! object.
 
+mod blocks;
+mod calculator;
 mod endpoints;
 mod nodes;
+mod pools;
 mod routes;
+mod rules;
+mod warnings;
+mod workloads;
+
+pub use calculator::Calculator;
 
 use super::cluster::Cluster;
 use super::desired::Desired;
 use nodes::Nodes;
-use routes::Pools;
+use pools::Pools;
 
 /// Everything that should be in force on node `node`. Without an underlay address of its own nothing is:
 /// the answer then only says so.
@@ -16,21 +25,23 @@ pub fn desired(cluster: &Cluster, node: &str) -> Desired {
     let mut warnings = Vec::new();
     let felix = cluster.felix_for(node);
     let pools = Pools::new(cluster, &mut warnings);
-    let nodes = Nodes::new(cluster, node, &mut warnings);
+    let nodes = Nodes::new(cluster, node);
     let Some(this) = nodes.this(&felix, &pools, &mut warnings) else {
-        warnings.push(nodes.missing_address());
-        return Desired { warnings, ..Desired::default() };
+        return Desired { warnings: [nodes.missing_address()].into(), ..Desired::default() };
     };
-    let endpoints = endpoints::local(cluster, node, &felix, &mut warnings);
+    let endpoints = endpoints::local(&cluster.endpoints, &cluster.pods, node, &felix, &mut warnings);
     let routes = routes::all(cluster, &nodes, &pools, &felix, &endpoints, &mut warnings);
+    let external = nodes::external(&felix, &mut warnings);
+    warnings.extend(nodes.names().flat_map(|n| nodes.warnings(n)));
+    warnings.extend(nodes.all_tunnels().filter_map(|a| nodes.tunnel_warning(a)));
     Desired {
         node: Some(this),
         routes,
-        vteps: nodes.vteps(&mut warnings),
+        vteps: nodes.vteps(),
         endpoints,
         nodes: nodes.addresses(),
-        senders: nodes.senders(&felix, &mut warnings),
+        senders: nodes.senders(&external),
         pools: pools.cidrs(),
-        warnings,
+        warnings: warnings.into_iter().collect(),
     }
 }

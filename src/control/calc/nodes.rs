@@ -1,6 +1,6 @@
 //! The nodes as tunnel endpoints: who has which address, and what that makes of them.
 
-use super::routes::Pools;
+use super::pools::Pools;
 use crate::control::cluster::Cluster;
 use crate::control::desired::{ThisNode, Vtep};
 use crate::control::model::{FelixConfiguration, Node, default_vtep_mac};
@@ -9,46 +9,145 @@ use crate::wire::vxlan::{self, Vni};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// Widest entry of externalNodesList that is taken: senders are kept address by address.
 const SENDERS_MIN_PREFIX: u8 = 20;
 
-/// All nodes, with every underlay address given to one of them only.
-pub(super) struct Nodes<'a> {
-    pub me: &'a str,
-    all: BTreeMap<&'a str, &'a Node>,
-    /// Underlay address by node; a node whose address another one holds is not in it.
-    addresses: BTreeMap<&'a str, Ipv4Net>,
+/// All nodes, and who claims which address.
+#[derive(Default)]
+pub(super) struct Nodes {
+    pub me: Arc<str>,
+    all: BTreeMap<Arc<str>, Arc<Node>>,
+    /// Underlay addresses with the nodes that say they have them.
+    claims: BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>,
+    /// VXLAN tunnel addresses likewise.
+    tunnels: BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>,
 }
 
-impl<'a> Nodes<'a> {
-    /// This node keeps its own address in any case, as a packet to the other one would only come back here;
-    /// else the first by name keeps a duplicate.
-    pub fn new(cluster: &'a Cluster, me: &'a str, warnings: &mut Vec<String>) -> Nodes<'a> {
-        let all = cluster.all_nodes();
-        let mut addresses = BTreeMap::new();
-        let mut holders: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
-        let first = all.get_key_value(me).into_iter();
-        for (name, node) in first.chain(all.iter().filter(|(name, _)| **name != me)) {
-            let Some(address) = node.address else { continue };
-            if let Some(holder) = holders.get(&address.addr()) {
-                warnings.push(format!("node {name}: its address {} is node {holder}'s too; nothing is routed to {name}", address.addr()));
-                continue;
-            }
-            holders.insert(address.addr(), name);
-            addresses.insert(*name, address);
+impl Nodes {
+    pub fn new(cluster: &Cluster, me: &str) -> Nodes {
+        let mut nodes = Nodes { me: me.into(), ..Nodes::default() };
+        for (name, node) in cluster.all_nodes() {
+            nodes.set(name, Some(node));
         }
-        Nodes { me, all, addresses }
+        nodes
+    }
+
+    /// Puts a node in, in place of what was known of it, or takes it out.
+    pub fn set(&mut self, name: &str, node: Option<&Arc<Node>>) {
+        if let Some((name, old)) = self.all.remove_entry(name) {
+            leave(&mut self.claims, old.address.map(|a| a.addr()), &name);
+            leave(&mut self.tunnels, old.vxlan_address, &name);
+        }
+        let Some(node) = node else { return };
+        let name: Arc<str> = name.into();
+        join(&mut self.claims, node.address.map(|a| a.addr()), &name);
+        join(&mut self.tunnels, node.vxlan_address, &name);
+        self.all.insert(name, node.clone());
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Arc<Node>> {
+        self.all.get(name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all.keys()
+    }
+
+    /// The nodes that say they have this underlay address.
+    pub fn claimants(&self, address: Ipv4Addr) -> impl Iterator<Item = &Arc<str>> {
+        self.claims.get(&address).into_iter().flatten()
+    }
+
+    /// Whose an underlay address is. This node keeps its own in any case, as a packet to another one would only
+    /// come back here; else it is the first's by name.
+    pub fn holder(&self, address: Ipv4Addr) -> Option<&Arc<str>> {
+        let claimants = self.claims.get(&address)?;
+        claimants.get(&self.me).or_else(|| claimants.first())
+    }
+
+    /// A node's underlay address with its prefix; `None` if another node holds it.
+    fn net(&self, name: &str) -> Option<Ipv4Net> {
+        let net = self.all.get(name)?.address?;
+        (**self.holder(net.addr())? == *name).then_some(net)
+    }
+
+    /// A node's underlay address.
+    pub fn address(&self, name: &str) -> Option<Ipv4Addr> {
+        self.net(name).map(|a| a.addr())
+    }
+
+    /// Underlay addresses of all nodes.
+    pub fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        self.claims.keys().copied().collect()
+    }
+
+    /// Tunnel addresses that some node has.
+    pub fn all_tunnels(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.tunnels.keys().copied()
+    }
+
+    /// A node as a VXLAN tunnel endpoint; `None` until both its addresses are known.
+    pub fn vtep(&self, name: &str) -> Option<Vtep> {
+        let (name, node) = self.all.get_key_value(name)?;
+        Some(Vtep { node: name.clone(), address: self.address(name)?, tunnel_address: node.vxlan_address?, mac: vtep_mac(name, node) })
+    }
+
+    /// Other nodes with both addresses.
+    pub fn vteps(&self) -> BTreeMap<Arc<str>, Vtep> {
+        let others = self.all.keys().filter(|name| **name != self.me);
+        others.filter_map(|name| Some((name.clone(), self.vtep(name)?))).collect()
+    }
+
+    /// Whether an address lies in this node's own prefix (CrossSubnet's test). Not symmetric where the
+    /// prefixes of two nodes differ.
+    pub fn same_subnet(&self, address: Ipv4Addr) -> bool {
+        self.all.get(&self.me).and_then(|n| n.address).is_some_and(|own| own.contains(&address))
+    }
+
+    /// The tunnel addresses of a node.
+    pub fn tunnel_addresses(&self, name: &str) -> impl Iterator<Item = Ipv4Addr> {
+        self.all.get(name).into_iter().flat_map(|n| n.vxlan_address.into_iter().chain(n.ipip_address))
+    }
+
+    /// Whether an address is one of this node's own.
+    pub fn is_own(&self, ip: Ipv4Addr) -> bool {
+        self.address(&self.me) == Some(ip) || self.tunnel_addresses(&self.me).any(|t| t == ip)
+    }
+
+    /// What is odd about a node's addresses.
+    pub fn warnings(&self, name: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        let Some(node) = self.all.get(name) else { return out };
+        if let Some(address) = node.address.map(|a| a.addr())
+            && let Some(holder) = self.holder(address).filter(|h| ***h != *name)
+        {
+            out.push(format!("node {name}: its address {address} is node {holder}'s too; nothing is routed to {name}"));
+        }
+        if let Some(own) = self.all.get(&self.me).filter(|_| *name != *self.me) {
+            let mac = vtep_mac(name, node);
+            if node.vxlan_address.is_some() && mac == vtep_mac(&self.me, own) {
+                out.push(format!("node {name} has the same VTEP MAC {mac} as this node: one of the two must change"));
+            }
+        }
+        out
+    }
+
+    /// That several nodes have one tunnel address.
+    pub fn tunnel_warning(&self, address: Ipv4Addr) -> Option<String> {
+        let names: Vec<&str> = self.tunnels.get(&address)?.iter().map(|n| &**n).collect();
+        (names.len() > 1).then(|| format!("nodes {}: all have the VXLAN tunnel address {address}", names.join(", ")))
     }
 
     pub fn missing_address(&self) -> String {
-        let me = self.me;
+        let me = &self.me;
         match self.all.get(me) {
             Some(_) => format!(
                 "node {me}: its Node object has no IPv4 address; set spec.bgp.ipv4Address (v1: annotation projectcalico.org/IPv4Address)"
             ),
             None => {
-                let known: Vec<_> = self.all.keys().take(10).copied().collect();
+                let known: Vec<&str> = self.all.keys().take(10).map(|n| &**n).collect();
                 let known = if known.is_empty() { "none".into() } else { known.join(", ") };
                 format!("node {me}: the datastore has no Node object of this name; known nodes: {known}")
             }
@@ -57,7 +156,8 @@ impl<'a> Nodes<'a> {
 
     /// This node's parameters; `None` without an address.
     pub fn this(&self, felix: &FelixConfiguration, pools: &Pools, warnings: &mut Vec<String>) -> Option<ThisNode> {
-        let node = self.all.get(self.me)?;
+        let node = self.all.get(&self.me)?;
+        let address = self.net(&self.me)?;
         let enabled = |key: &str, setting: Option<bool>, used: bool, warnings: &mut Vec<String>| {
             if setting == Some(false) && used {
                 warnings.push(format!("FelixConfiguration {key} is false, but a pool uses this encapsulation: it stays in use"));
@@ -65,10 +165,10 @@ impl<'a> Nodes<'a> {
             used || setting == Some(true)
         };
         Some(ThisNode {
-            name: self.me.to_owned(),
-            address: *self.addresses.get(self.me)?,
+            name: (*self.me).to_owned(),
+            address,
             tunnel_address: node.vxlan_address.or(node.ipip_address),
-            vtep_mac: vtep_mac(self.me, node),
+            vtep_mac: vtep_mac(&self.me, node),
             vni: felix.vxlan_vni.unwrap_or(Vni::CALICO),
             vxlan_port: felix.vxlan_port.unwrap_or(vxlan::PORT),
             vxlan_mtu: felix.vxlan_mtu.filter(|m| *m != 0),
@@ -77,66 +177,52 @@ impl<'a> Nodes<'a> {
             workloads_may_ipip: felix.workloads_may_ipip.unwrap_or(false),
             vxlan_enabled: enabled("vxlanEnabled", felix.vxlan_enabled, pools.use_vxlan(), warnings),
             ipip_enabled: enabled("ipipEnabled", felix.ipip_enabled, pools.use_ipip(), warnings),
+            mtu_links: felix.mtu_links.clone(),
         })
     }
 
-    /// Other nodes with both addresses.
-    pub fn vteps(&self, warnings: &mut Vec<String>) -> BTreeMap<String, Vtep> {
-        let mut out = BTreeMap::new();
-        let mut tunnels: BTreeMap<Ipv4Addr, &str> =
-            self.all.get(self.me).and_then(|n| n.vxlan_address).map(|a| (a, self.me)).into_iter().collect();
-        for (name, _) in self.addresses.iter().filter(|(name, _)| **name != self.me) {
-            let Some(vtep) = self.vtep(name) else { continue };
-            if let Some(other) = tunnels.insert(vtep.tunnel_address, name) {
-                warnings.push(format!("nodes {other} and {name}: both have the VXLAN tunnel address {}", vtep.tunnel_address));
-            }
-            out.insert((*name).to_owned(), vtep);
+    /// Who tunnel packets are accepted from: other nodes and the external ones.
+    pub fn senders(&self, external: &BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+        let others = self.claims.keys().filter(|a| self.holder(**a) != Some(&self.me));
+        others.chain(external).copied().collect()
+    }
+
+    /// Whether tunnel packets are accepted from an address.
+    pub fn is_sender(&self, address: Ipv4Addr, external: &BTreeSet<Ipv4Addr>) -> bool {
+        external.contains(&address) || self.holder(address).is_some_and(|h| *h != self.me)
+    }
+}
+
+fn join(index: &mut BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>, address: Option<Ipv4Addr>, name: &Arc<str>) {
+    if let Some(address) = address {
+        index.entry(address).or_default().insert(name.clone());
+    }
+}
+
+fn leave(index: &mut BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>, address: Option<Ipv4Addr>, name: &Arc<str>) {
+    if let Some(address) = address
+        && let Some(names) = index.get_mut(&address)
+    {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(&address);
         }
-        out
     }
+}
 
-    /// A node as a VXLAN tunnel endpoint; `None` until both its addresses are known.
-    pub fn vtep(&self, name: &str) -> Option<Vtep> {
-        let node = self.all.get(name)?;
-        Some(Vtep { node: name.to_owned(), address: self.address(name)?, tunnel_address: node.vxlan_address?, mac: vtep_mac(name, node) })
-    }
-
-    /// A node's underlay address.
-    pub fn address(&self, name: &str) -> Option<Ipv4Addr> {
-        self.addresses.get(name).map(Ipv4Net::addr)
-    }
-
-    /// Whether an address lies in this node's own prefix (CrossSubnet's test). Not symmetric where the
-    /// prefixes of two nodes differ.
-    pub fn same_subnet(&self, address: Ipv4Addr) -> bool {
-        self.addresses.get(self.me).is_some_and(|own| own.contains(&address))
-    }
-
-    /// The tunnel addresses of a node.
-    pub fn tunnel_addresses(&self, name: &str) -> impl Iterator<Item = Ipv4Addr> {
-        self.all.get(name).into_iter().flat_map(|n| n.vxlan_address.into_iter().chain(n.ipip_address))
-    }
-
-    pub fn addresses(&self) -> BTreeSet<Ipv4Addr> {
-        self.addresses.values().map(Ipv4Net::addr).collect()
-    }
-
-    /// Other nodes and the external nodes list.
-    pub fn senders(&self, felix: &FelixConfiguration, warnings: &mut Vec<String>) -> BTreeSet<Ipv4Addr> {
-        let others = self.addresses.iter().filter(|(name, _)| **name != self.me);
-        let mut out: BTreeSet<Ipv4Addr> = others.map(|(_, address)| address.addr()).collect();
-        for net in felix.external_nodes.iter().flatten() {
-            match net {
-                IpNet::V4(net) if net.prefix_len() >= SENDERS_MIN_PREFIX => out.extend(addresses_of(*net)),
-                IpNet::V4(net) => {
-                    warnings
-                        .push(format!("FelixConfiguration externalNodesList: {net} is wider than /{SENDERS_MIN_PREFIX}; it is not taken"));
-                }
-                IpNet::V6(_) => {}
+/// The addresses of FelixConfiguration externalNodesList.
+pub(super) fn external(felix: &FelixConfiguration, warnings: &mut Vec<String>) -> BTreeSet<Ipv4Addr> {
+    let mut out = BTreeSet::new();
+    for net in felix.external_nodes.iter().flatten() {
+        match net {
+            IpNet::V4(net) if net.prefix_len() >= SENDERS_MIN_PREFIX => out.extend(addresses_of(*net)),
+            IpNet::V4(net) => {
+                warnings.push(format!("FelixConfiguration externalNodesList: {net} is wider than /{SENDERS_MIN_PREFIX}; it is not taken"));
             }
+            IpNet::V6(_) => {}
         }
-        out
     }
+    out
 }
 
 /// Every address of a prefix, first and last included: they are ordinary ones in an overlay.

@@ -1,49 +1,83 @@
 //! What the daemon changes on the host, and nothing else: the address and state of its own device, and its own
 //! routes.
 
-use crate::control::desired::Desired;
-use crate::control::netlink::routes::{self, HostRoute};
-use crate::control::netlink::{KernelRoute, Netlink};
+use crate::control::desired::{Delta, Desired};
+use crate::control::netlink::routes::{self, Devices, HostRoute};
+use crate::control::netlink::{Changes, KernelRoute, Netlink};
 use crate::control::plan::Ports;
-use ipnet::Ipv4Net;
-use std::collections::BTreeSet;
+use ipnet::{IpNet, Ipv4Net};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-/// Brings the device's addresses in line; returns what stands in the way, one line each. The routes' source must
-/// be there before them: let the kernel's answers in before [`reconcile_routes`].
-pub fn reconcile_addresses(netlink: &mut Netlink, desired: &Desired, ports: &Ports, device: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    if let Some((dev, _)) = host_link(netlink, ports, device) {
+/// Keeps the host in line with what should be in force.
+#[derive(Default)]
+pub struct Host {
+    devices: Devices,
+    address_problems: Vec<String>,
+    /// Prefixes without the route of ours that should be there, and why.
+    route_problems: BTreeMap<Ipv4Net, String>,
+}
+
+impl Host {
+    /// Brings the device's addresses in line. The routes' source must be there before them: let the kernel's answers
+    /// in before [`Host::routes`].
+    pub fn addresses(&mut self, netlink: &mut Netlink, desired: &Desired, ports: &Ports, device: &str) {
+        let problems = &mut self.address_problems;
+        problems.clear();
+        let Some((dev, _)) = host_link(netlink, ports, device) else { return };
         let wanted: BTreeSet<Ipv4Net> = desired.node.iter().filter_map(|n| n.tunnel_address).map(Ipv4Net::from).collect();
         let present: BTreeSet<Ipv4Net> = netlink.view().addresses_of(dev).collect();
         for a in present.difference(&wanted) {
-            note(&mut problems, format!("{device}: remove address {a}"), netlink.del_address(dev, *a));
+            problems.extend(fault(&format!("{device}: remove address {a}"), netlink.del_address(dev, *a)));
         }
         for a in wanted.difference(&present) {
-            note(&mut problems, format!("{device}: add address {a}"), netlink.add_address(dev, *a));
+            problems.extend(fault(&format!("{device}: add address {a}"), netlink.add_address(dev, *a)));
         }
     }
-    problems
+
+    /// Brings our routes in line, as far as they may have changed; what failed is tried again.
+    pub fn routes(&mut self, netlink: &mut Netlink, desired: &Desired, delta: &Delta, changes: &Changes, ports: &Ports, device: &str) {
+        let host = host_link(netlink, ports, device).filter(|(_, up)| *up).map(|(dev, _)| dev);
+        let devices = Devices { host, uplink: ports.uplink.as_ref().map(|u| u.dev) };
+        let mut touched: BTreeSet<Ipv4Net> = match delta {
+            Delta::Parts(parts) if devices == self.devices && !changes.everything => {
+                let v4 = |n: &IpNet| if let IpNet::V4(n) = n { Some(*n) } else { None };
+                parts.routes.iter().filter_map(v4).chain(changes.routes.iter().copied()).collect()
+            }
+            _ => routes::concerned(desired, netlink.view()),
+        };
+        self.devices = devices;
+        touched.extend(self.route_problems.keys());
+        for dst in touched {
+            match route(netlink, routes::wanted(desired, devices, dst), dst) {
+                Some(problem) => drop(self.route_problems.insert(dst, problem)),
+                None => drop(self.route_problems.remove(&dst)),
+            }
+        }
+    }
+
+    /// What stands in the way, one line each.
+    pub fn problems(&self) -> impl Iterator<Item = &String> {
+        self.address_problems.iter().chain(self.route_problems.values())
+    }
+}
+
+/// Brings the route to one prefix in line; what stands in the way.
+fn route(netlink: &mut Netlink, wanted: Option<HostRoute>, dst: Ipv4Net) -> Option<String> {
+    let diff = routes::diff(wanted, dst, netlink.view());
+    let mut problem = diff.conflict;
+    for r in &diff.remove {
+        problem = fault(&format!("remove route {dst}"), netlink.del_route(r)).or(problem);
+    }
+    if let Some(r) = &diff.add {
+        problem = fault(&format!("add route {dst}"), netlink.add_route(r)).or(problem);
+    }
+    problem
 }
 
 /// Index of the host device if it is there and open, and whether it is up.
 fn host_link(netlink: &Netlink, ports: &Ports, device: &str) -> Option<(u32, bool)> {
     ports.host.and_then(|_| netlink.view().link_by_name(device).map(|l| (l.index, l.up)))
-}
-
-/// Brings our routes in line; returns what stands in the way, one line each.
-pub fn reconcile_routes(netlink: &mut Netlink, desired: &Desired, ports: &Ports, device: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    let up = host_link(netlink, ports, device).filter(|(_, up)| *up).map(|(dev, _)| dev);
-    let wanted = routes::wanted(desired, up, ports.uplink.as_ref().map(|u| u.dev));
-    let d = routes::diff(&wanted, netlink.view());
-    for r in &d.remove {
-        note(&mut problems, format!("remove route {}", r.dst), netlink.del_route(r));
-    }
-    for r in &d.add {
-        note(&mut problems, format!("add route {}", r.dst), netlink.add_route(r));
-    }
-    problems.extend(d.conflicts);
-    problems
 }
 
 /// Removes every route of ours.
@@ -58,8 +92,6 @@ pub fn clear(netlink: &mut Netlink) {
     }
 }
 
-fn note(problems: &mut Vec<String>, what: String, result: std::io::Result<()>) {
-    if let Err(e) = result {
-        problems.push(format!("{what}: {e}"));
-    }
+fn fault(what: &str, result: io::Result<()>) -> Option<String> {
+    result.err().map(|e| format!("{what}: {e}"))
 }

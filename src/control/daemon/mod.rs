@@ -4,24 +4,29 @@
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
 mod host;
+mod node;
 mod opener;
 mod report;
+mod requests;
 mod start;
 mod watch;
 mod workers;
 
-use super::calc;
-use super::cluster::Cluster;
-use super::config::{self, Config, Datastore, WorkloadDriver};
-use super::datastore::{self, FileStore};
-use super::desired::Desired;
-use super::facts::{Facts, Shared};
+use super::calc::Calculator;
+use super::cluster::{Changed, Cluster};
+use super::config::{self, Config, WorkloadDriver};
+use super::datastore::{self, Store};
+use super::desired::Delta;
+use super::env::Environment;
+use super::facts::{Facts, Request, Shared};
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
-use super::plan::{Inputs, Planner};
+use super::node::Task;
+use super::plan::{self, Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
 use crate::snapshot;
 use crate::worker::Event;
+use crate::worker::tap::Tap;
 use opener::KernelOpener;
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -33,6 +38,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use workers::Workers;
 
 /// Changes within this time are put in force together.
@@ -73,7 +79,7 @@ fn fail(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// Runs the node until SIGTERM or SIGINT. Logging must have been set up. Blocks the calling thread; what it
 /// opens is in that thread's network namespace.
 pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
-    let config = Config::load(config_path)?;
+    let config = Config::load(config_path, &Environment::of_process())?;
     start::check_rights()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail("start the runtime"))?;
     runtime.block_on(async {
@@ -86,17 +92,28 @@ pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
         }
         let mut daemon = Daemon::new(config_path, config, serve)?;
         let result = daemon.main_loop().await;
+        daemon.node.leave().await;
         daemon.shut_down();
         result
     })
 }
 
 /// What has to be done at the next flush.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 struct Dirty {
-    /// The cluster's state changed: calculate anew.
-    cluster: bool,
+    /// What changed in the cluster's state.
+    cluster: Changed,
+    /// What changed on this host.
+    host: Changes,
+    /// What ports there should be has to be looked at in any case.
+    wishes: bool,
     since: Option<Instant>,
+}
+
+impl Default for Dirty {
+    fn default() -> Dirty {
+        Dirty { cluster: Changed::none(), host: Changes::default(), wishes: false, since: None }
+    }
 }
 
 impl Dirty {
@@ -104,8 +121,13 @@ impl Dirty {
         self.since.get_or_insert_with(Instant::now);
     }
 
-    fn cluster(&mut self) {
-        self.cluster = true;
+    fn cluster(&mut self, changed: Changed) {
+        self.cluster.merge(changed);
+        self.plan();
+    }
+
+    fn wishes(&mut self) {
+        self.wishes = true;
         self.plan();
     }
 }
@@ -115,17 +137,21 @@ struct Daemon {
     config: Config,
     /// Dropped on the way out: its socket goes with it.
     api: Option<Service>,
-    store: FileStore,
+    store: Store,
     cluster: Cluster,
-    desired: Desired,
+    calculator: Calculator,
     netlink: Netlink,
     resolver: Resolver,
     ports: PortManager<KernelOpener>,
     planner: Planner,
     workers: Workers,
     shared: Arc<Shared>,
+    requests: UnboundedReceiver<Request>,
+    /// The packets that are written down now, if any.
+    tap: Option<Arc<Tap>>,
+    /// What this node says of itself, in the datastore and on this host.
+    node: Task,
     dirty: Dirty,
-    census: report::Census,
     /// First state of the cluster is in force.
     in_sync: bool,
     /// The generation that put it in force.
@@ -133,8 +159,9 @@ struct Daemon {
     next_housekeeping: Instant,
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
-    host_problems: Vec<String>,
-    told: BTreeSet<String>,
+    host: host::Host,
+    /// Of the calculation, and all others.
+    told: [BTreeSet<String>; 2],
 }
 
 fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
@@ -143,39 +170,44 @@ fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
 
 impl Daemon {
     fn new(config_path: &Path, config: Config, serve: Serve) -> Result<Daemon, DaemonError> {
-        let Datastore::File { path } = &config.datastore;
-        let (store, cluster) = FileStore::open(path)?;
+        let (store, mut cluster) = Store::open(&config.datastore, &config.node)?;
+        cluster.felix_here = config.felix.clone();
+        let node = node::start(&config);
+        node::tell_ignored(&config);
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
-        let monitoring = config.monitoring.over(&cluster.felix_for(&config.node).monitoring);
-        let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), monitoring, ..Facts::default() };
-        let shared = Arc::new(Shared::new(facts, workers.counters()));
+        let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
+        let (sender, requests) = unbounded_channel();
+        let shared = Arc::new(Shared::new(facts, workers.counters(), sender));
+        shared.set_monitoring(report::monitoring(&config, &cluster));
         shared.tally().resync();
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
-        dirty.cluster();
+        dirty.cluster(Changed::All);
         Ok(Daemon {
             config_path: config_path.into(),
             api: Some(api),
             store,
             cluster,
-            desired: Desired::default(),
+            calculator: Calculator::new(&config.node),
             netlink,
             resolver: Resolver::default(),
             ports: PortManager::new(opener, workers.mailboxes(), workers.counters()),
             planner: Planner::new(publisher, workers.counters()),
             workers,
             shared,
+            requests,
+            tap: None,
+            node,
             dirty,
-            census: report::Census::default(),
             in_sync: false,
             first_generation: u64::MAX,
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
-            host_problems: Vec::new(),
-            told: BTreeSet::new(),
+            host: host::Host::default(),
+            told: Default::default(),
             config,
         })
     }
@@ -201,10 +233,10 @@ impl Daemon {
                     ready.map_err(fail("wait for workers"))?.clear_ready();
                     self.worker_events()?;
                 }
-                cluster = self.store.next() => {
-                    self.cluster = cluster;
-                    self.dirty.cluster();
-                }
+                Some(request) = self.requests.recv() => self.answer(request),
+                changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
+                () = self.shared.asked() => self.shared.answer(|| self.facts()),
+                () = self.node.changed() => self.report(&Delta::none()),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
                     api = Box::pin(std::future::pending());
@@ -228,8 +260,9 @@ impl Daemon {
             let oldest = self.planner.oldest_in_use();
             if self.ports.tick(oldest, now) {
                 self.dirty.plan();
-            } else if self.problems().into_iter().collect::<BTreeSet<_>>() != self.told {
-                self.report();
+            } else {
+                // A port may have a new problem.
+                self.report(&Delta::none());
             }
         }
         if self.next_housekeeping <= now {
@@ -250,47 +283,65 @@ impl Daemon {
 
     /// Puts the present state of cluster, host and ports in force.
     fn flush(&mut self, now: Instant) {
+        let known = self.store.in_sync();
+        if !known && !self.in_sync {
+            self.dirty.since = None;
+            return self.report(&Delta::none());
+        }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
         let dirty = std::mem::take(&mut self.dirty);
-        if dirty.cluster {
-            let started = Instant::now();
-            self.desired = calc::desired(&self.cluster, &self.config.node);
-            self.shared.tally().calculations.add(started.elapsed());
-            self.census = report::Census::of(&self.cluster);
+        let mut changed = dirty.cluster;
+        if !known {
+            // Another datastore that has not been read yet: what is in force stays.
+            self.dirty.cluster = std::mem::replace(&mut changed, Changed::none());
         }
-        if let Some(node) = &self.desired.node {
-            let wishes = ports::wishes(&self.desired, node, self.netlink.view(), &self.fixed());
+        let started = Instant::now();
+        let delta = self.calculator.update(&self.cluster, &changed);
+        if changed != Changed::none() {
+            self.shared.tally().calculations.add(started.elapsed());
+        }
+        let desired = self.calculator.desired();
+        if let Some(node) = &desired.node
+            && (dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
+        {
+            let wishes = ports::wishes(desired, node, self.netlink.view(), &self.fixed());
             self.ports.sync(wishes, now);
         }
         let known = self.ports.ports();
-        let outcome = self.planner.update(Inputs { desired: &self.desired, ports: &known, view: self.netlink.view() });
+        let outcome = self.planner.update(Inputs { desired, ports: &known, view: self.netlink.view() }, &delta, &dirty.host);
         self.ports.published(self.planner.generation());
         if outcome.published.is_some() {
             self.workers.wake();
         }
-        self.plan_problems = outcome.warnings;
-        self.resolver.set(outcome.hops);
-        if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
-            tracing::warn!("neighbours: {e}");
+        if outcome.ways_changed {
+            self.plan_problems = self.planner.warnings();
+            self.resolver.set(self.planner.hops());
+            if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
+                tracing::warn!("neighbours: {e}");
+            }
         }
-        if self.desired.node.is_some() {
-            let device = self.config.host.interface.clone();
-            self.host_problems = host::reconcile_addresses(&mut self.netlink, &self.desired, &known, &device);
+        self.reconcile_host(&delta, &dirty.host, &known);
+        self.report(&delta);
+    }
+
+    fn reconcile_host(&mut self, delta: &Delta, changes: &Changes, ports: &plan::Ports) {
+        let device = self.config.host.interface.clone();
+        if self.calculator.desired().node.is_some() {
+            self.host.addresses(&mut self.netlink, self.calculator.desired(), ports, &device);
             // Whatever comes in here (the device itself, just made) leads to another flush.
             self.host_changed();
-            self.host_problems.extend(host::reconcile_routes(&mut self.netlink, &self.desired, &known, &device));
-            if !self.host_problems.is_empty() {
+            self.host.routes(&mut self.netlink, self.calculator.desired(), delta, changes, ports, &device);
+            if self.host.problems().next().is_some() {
                 self.shared.tally().failure();
             }
             if !self.in_sync {
                 self.in_sync = true;
                 self.first_generation = self.planner.generation();
-                let d = &self.desired;
+                let d = self.calculator.desired();
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());
             }
         }
-        self.report();
     }
 
     fn fixed(&self) -> Fixed {
@@ -308,7 +359,7 @@ impl Daemon {
             Err(e) => {
                 tracing::warn!("netlink: {e}; reading everything again");
                 match self.netlink.resync() {
-                    Ok(()) => Changes::ALL,
+                    Ok(()) => Changes::everything(),
                     Err(e) => return tracing::error!("netlink: {e}; changes on this host are not seen until it recovers"),
                 }
             }
@@ -317,6 +368,7 @@ impl Daemon {
             self.ports.hurry(Instant::now());
         }
         if changes.any() {
+            self.dirty.host.merge(changes);
             self.dirty.plan();
         }
     }
@@ -364,7 +416,7 @@ impl Daemon {
     /// SIGHUP: what can change while running does; the datastore is read again.
     fn reload(&mut self) {
         self.store.rescan();
-        let new = match Config::load(&self.config_path) {
+        let new = match Config::load(&self.config_path, &self.config.origins.env) {
             Ok(c) => c,
             Err(e) => return tracing::error!("reload: {e}; the configuration in force stays"),
         };
@@ -374,19 +426,26 @@ impl Daemon {
             ("uplink.interface", old.uplink.interface != new.uplink.interface),
             ("host.interface", old.host.interface != new.host.interface),
             ("workers", old.workers != new.workers),
+            ("spin", old.spin != new.spin),
             ("api.socket", old.api.socket != new.api.socket),
+            ("calico.dir", old.calico.dir != new.calico.dir),
         ];
-        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+        let stayed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
+        for key in &stayed {
             tracing::warn!("reload: {key} cannot change while running: restart for that");
         }
-        if old.datastore != new.datastore {
-            let Datastore::File { path } = &new.datastore;
-            match FileStore::open(path) {
+        self.config.origins.renew(&new.origins, &stayed);
+        if self.config.datastore != new.datastore {
+            match Store::open(&new.datastore, &self.config.node) {
                 Ok((store, cluster)) => {
-                    (self.store, self.cluster) = (store, cluster);
+                    self.store = store;
                     self.shared.tally().resync();
                     self.config.datastore = new.datastore.clone();
-                    self.dirty.cluster();
+                    self.config.start = new.start.clone();
+                    self.node = node::start(&self.config);
+                    let felix_here = std::mem::take(&mut self.cluster.felix_here);
+                    self.cluster = Cluster { felix_here, ..cluster };
+                    self.dirty.cluster(Changed::All);
                 }
                 Err(e) => tracing::error!("reload: {e}; the datastore in force stays"),
             }
@@ -396,16 +455,17 @@ impl Daemon {
             (self.config.uplink.driver, self.config.workloads, self.config.xdp) = (new.uplink.driver, new.workloads, new.xdp);
             *self.ports.opener() = KernelOpener::new(&self.config, self.workers.umems());
             self.ports.reopen(Instant::now());
-            self.dirty.plan();
+            self.dirty.wishes();
         }
         self.config.monitoring = new.monitoring;
-        self.report();
+        self.report(&Delta::none());
         tracing::info!("configuration reloaded");
     }
 
     /// Leaves the host as it was found.
     fn shut_down(&mut self) {
         tracing::info!("stopping");
+        self.shared.close();
         self.workers.stop();
         host::clear(&mut self.netlink);
         self.ports.shut_down();

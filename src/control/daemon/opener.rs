@@ -1,6 +1,6 @@
 //! Opens ports in the kernel, by the methods that the configuration names.
 
-use crate::control::config::{Config, UplinkDriver, WorkloadDriver, XdpMode};
+use crate::control::config::{Config, SuperFrames, UplinkDriver, WorkloadDriver, XdpMode};
 use crate::control::plan;
 use crate::control::ports::{Opener, Wish};
 use crate::frame::Umem;
@@ -15,6 +15,7 @@ pub struct KernelOpener {
     mode: XskMode,
     /// Microseconds; 0: off.
     busy_poll: u16,
+    super_frames: SuperFrames,
     /// Name of the host device.
     host: String,
     umems: Vec<Umem>,
@@ -39,6 +40,7 @@ impl KernelOpener {
                 XdpMode::Generic => XskMode::Generic,
             },
             busy_poll: config.xdp.busy_poll,
+            super_frames: config.uplink.super_frames,
             host: config.host.interface.clone(),
             umems: umems.to_vec(),
         }
@@ -78,6 +80,7 @@ impl Opener for KernelOpener {
             node,
             port,
             vni,
+            whole: self.super_frames == SuperFrames::Auto,
             umems: &self.umems,
         })
     }

@@ -2,27 +2,30 @@
 
 use super::Daemon;
 use crate::control::cluster::Cluster;
-use crate::control::facts::{Facts, NeighFact, RouteFact};
-use crate::control::model::{Monitoring, Pod};
+use crate::control::config::Config;
+use crate::control::desired::{Delta, LocalEndpoint, Route};
+use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
+use crate::control::model::{Monitoring, Pod, WorkloadEndpoint};
 use crate::control::netlink::{NeighState, routes};
+use crate::control::origins;
 use crate::control::plan;
-use crate::control::ports::{Key, PortFact};
+use crate::control::ports::{Key, PortFact, Wish};
 use crate::frame::PortId;
+use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// How large the cluster is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    pub nodes: usize,
+struct Census {
+    nodes: usize,
     /// WorkloadEndpoints, and Pods with an address of their own that have none.
-    pub workloads: usize,
+    workloads: usize,
 }
 
 impl Census {
-    pub fn of(cluster: &Cluster) -> Census {
-        let pod = |e: &crate::control::model::WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
+    fn of(cluster: &Cluster) -> Census {
+        let pod = |e: &WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
         let with_endpoint: BTreeSet<String> = cluster.endpoints.values().filter_map(|e| pod(e)).collect();
         let counts = |(name, p): &(&String, &Arc<Pod>)| !p.host_network && !p.addresses.is_empty() && !with_endpoint.contains(*name);
         let alone = cluster.pods.iter().filter(counts).count();
@@ -31,32 +34,35 @@ impl Census {
 }
 
 impl Daemon {
-    /// Refreshes the facts; logs problems that are new and those that are over.
-    pub(super) fn report(&mut self) {
-        let problems = self.problems();
-        let now: BTreeSet<String> = problems.iter().cloned().collect();
-        now.difference(&self.told).for_each(|p| tracing::warn!("{p}"));
-        self.told.difference(&now).for_each(|p| tracing::info!("no longer: {p}"));
-        self.told = now;
-        let facts = self.facts(problems);
-        self.shared.set(facts);
+    /// Logs problems that are new and those that are over; says where metrics and health are to be served.
+    pub(super) fn report(&mut self, delta: &Delta) {
+        self.shared.set_monitoring(monitoring(&self.config, &self.cluster));
+        self.tell_node();
+        if delta.has_warnings() {
+            tell(&mut self.told[0], self.calculator.desired().warnings.clone());
+        }
+        let others = self.other_problems().collect();
+        tell(&mut self.told[1], others);
     }
 
-    pub(super) fn problems(&self) -> Vec<String> {
+    /// Problems that are not the calculation's.
+    fn other_problems(&self) -> impl Iterator<Item = String> {
         let store = self.store.problems().iter().map(ToString::to_string);
-        let all = store.chain(self.desired.warnings.iter().cloned()).chain(self.ports.problems());
-        all.chain(self.plan_problems.iter().cloned()).chain(self.host_problems.iter().cloned()).collect()
+        let own: Vec<String> = self.node.report().problems().cloned().collect();
+        store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned()).chain(own)
     }
 
-    fn facts(&self, problems: Vec<String>) -> Facts {
-        let node = self.desired.node.as_ref();
+    /// What is in force now.
+    pub(super) fn facts(&self) -> Facts {
+        let desired = self.calculator.desired();
+        let node = desired.node.as_ref();
         let mut ports = self.ports.facts();
         for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
-            if let Some(e) = self.desired.endpoints.get(name) {
+            if let Some(e) = desired.endpoints.get(name.as_str()) {
                 name.clone_from(&e.workload);
             }
         }
-        let uplink_mtu = self.netlink.view().link_by_name(&self.config.uplink.interface).map(|l| plan::mtu16(l.mtu));
+        let census = Census::of(&self.cluster);
         Facts {
             node: self.config.node.clone(),
             uplink: self.config.uplink.interface.clone(),
@@ -64,25 +70,28 @@ impl Daemon {
             generation: self.planner.generation(),
             address: node.map(|n| n.address.addr()),
             tunnel_address: node.and_then(|n| n.tunnel_address),
-            pod_mtu: node.zip(uplink_mtu).map(|(n, mtu)| plan::pod_mtu(n, mtu)),
+            pod_mtu: self.pod_mtu(),
             vni: node.map_or(0, |n| n.vni.get()),
             routes: self.routes(&ports),
-            vteps: self.desired.vteps.values().cloned().collect(),
+            vteps: desired.vteps.values().cloned().collect(),
             neighbours: self.neighbours(),
             ports,
-            problems,
-            nodes: self.census.nodes,
-            workloads: self.census.workloads,
+            endpoints: self.endpoints(),
+            config: origins::rows(&self.config, &self.cluster, &self.node.report(), self.pod_mtu()),
+            problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
+            nodes: census.nodes,
+            workloads: census.workloads,
             host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
             past_ports: self.ports.past().clone(),
-            past_peers: self.planner.past().clone(),
-            monitoring: self.monitoring(),
+            past_peers: self.planner.past(),
         }
     }
 
-    /// The node's own configuration over the cluster's.
-    pub(super) fn monitoring(&self) -> Monitoring {
-        self.config.monitoring.over(&self.cluster.felix_for(&self.config.node).monitoring)
+    /// What pods are to use; `None` until this node and its uplink are known.
+    pub(super) fn pod_mtu(&self) -> Option<u16> {
+        let (view, uplink) = (self.netlink.view(), &self.config.uplink.interface);
+        let node = self.calculator.desired().node.as_ref().filter(|_| view.link_by_name(uplink).is_some())?;
+        Some(plan::pod_mtu(node, plan::host_mtu(node, view, uplink)))
     }
 
     fn routes(&self, ports: &[PortFact]) -> Vec<RouteFact> {
@@ -90,8 +99,8 @@ impl Daemon {
         let row = |(prefix, i): (&ipnet::Ipv4Net, &plan::Installed)| RouteFact {
             prefix: *prefix,
             route: i.route.clone(),
-            port: names.get(&i.adjacency.port).map(|n| (*n).to_owned()),
-            mtu: plan::sends(&i.adjacency).then_some(i.adjacency.mtu).filter(|m| *m != u16::MAX),
+            port: names.get(&self.planner.adjacency(i).port).map(|n| (*n).to_owned()),
+            mtu: plan::sends(self.planner.adjacency(i)).then_some(self.planner.adjacency(i).mtu).filter(|m| *m != u16::MAX),
             id: i.id,
             base: i.base,
             node_base: i.node_base,
@@ -99,23 +108,46 @@ impl Daemon {
         self.planner.installed().iter().map(row).collect()
     }
 
+    fn endpoints(&self) -> Vec<EndpointFact> {
+        let wishes: BTreeMap<&Key, &Wish> = self.ports.wishes().collect();
+        let row = |(name, e): (&std::sync::Arc<str>, &LocalEndpoint)| {
+            let key = Key::Workload(name.to_string());
+            let wish = wishes.get(&key);
+            let routed = |a: &Ipv4Addr| {
+                let installed = self.planner.installed().get(&Ipv4Net::from(*a));
+                installed.is_some_and(|i| matches!(&i.route, Route::Local { endpoint } if **endpoint == **name))
+            };
+            EndpointFact {
+                name: name.to_string(),
+                workload: e.workload.clone(),
+                interface: e.interface.clone(),
+                ifindex: wish.map_or(0, |w| w.ifindex),
+                netns: wish.and_then(|w| w.netns.clone()),
+                addresses: e.addresses.clone(),
+                ready: self.ports.is_up(&key) && e.addresses.iter().all(routed),
+            }
+        };
+        self.calculator.desired().endpoints.iter().map(row).collect()
+    }
+
     /// VTEPs, then what the kernel knows of other nodes on the uplink, then pods.
     fn neighbours(&self) -> Vec<NeighFact> {
         let uplink = &self.config.uplink.interface;
+        let desired = self.calculator.desired();
         let mut out = Vec::new();
-        for v in self.desired.vteps.values() {
+        for v in desired.vteps.values() {
             out.push(NeighFact {
                 address: v.tunnel_address,
                 dev: uplink.clone(),
                 mac: Some(v.mac),
                 state: NeighState::Permanent.name(),
-                node: Some(v.node.clone()),
+                node: Some(v.node.to_string()),
             });
         }
-        let names: BTreeMap<Ipv4Addr, &str> = self.desired.routes.values().filter_map(|r| r.underlay().zip(r.node())).collect();
+        let names: BTreeMap<Ipv4Addr, &str> = desired.routes.values().filter_map(|r| r.underlay().zip(r.node())).collect();
         let view = self.netlink.view();
         if let Some(dev) = view.link_by_name(uplink).map(|l| l.index) {
-            let used = |a: &Ipv4Addr| self.desired.nodes.contains(a) || self.resolver.uses(dev, *a);
+            let used = |a: &Ipv4Addr| desired.nodes.contains(a) || self.resolver.uses(dev, *a);
             for ((_, address), n) in view.neighbours.iter().filter(|((d, a), _)| *d == dev && used(a)) {
                 out.push(NeighFact {
                     address: *address,
@@ -129,7 +161,7 @@ impl Daemon {
         let known = self.ports.ports();
         for (key, wish) in self.ports.wishes() {
             let Key::Workload(name) = key else { continue };
-            let Some(e) = self.desired.endpoints.get(name) else { continue };
+            let Some(e) = desired.endpoints.get(name.as_str()) else { continue };
             let open = known.workloads.get(name);
             let fixed = e.mac.filter(|_| open.is_none_or(|w| w.mac.is_none()));
             let mac = open.and_then(|w| w.mac).or(fixed);
@@ -145,4 +177,16 @@ impl Daemon {
         }
         out
     }
+}
+
+/// Where metrics and health are to be served: the environment over the configuration over FelixConfiguration.
+pub(super) fn monitoring(config: &Config, cluster: &Cluster) -> Monitoring {
+    config.felix.monitoring.over(&config.monitoring).over(&cluster.felix_for(&config.node).monitoring)
+}
+
+/// Replaces what was told, saying what is new and what is over.
+fn tell(told: &mut BTreeSet<String>, now: BTreeSet<String>) {
+    now.difference(told).for_each(|p| tracing::warn!("{p}"));
+    told.difference(&now).for_each(|p| tracing::info!("no longer: {p}"));
+    *told = now;
 }

@@ -5,8 +5,8 @@
 //! links swapped as a ConfigMap's are, and the folder itself being replaced are all seen; a slow look at
 //! everything catches what inotify may have missed.
 
-use super::Problem;
 use super::folder::Folder;
+use super::{OpenError, Problem};
 use crate::control::cluster::Cluster;
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
@@ -28,17 +28,6 @@ const WRITER_PATIENCE: Duration = Duration::from_millis(300);
 /// The look at everything, with and without inotify's help.
 const POLL: Duration = Duration::from_secs(2);
 const POLL_ONLY: Duration = Duration::from_millis(500);
-
-/// Why a folder cannot be used as the datastore.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("datastore {}: no such folder; create it, or set datastore.path to the folder of manifests", path.display())]
-    Missing { path: PathBuf },
-    #[error("datastore {}: not a folder; datastore.path is the folder that holds the manifests", path.display())]
-    NotAFolder { path: PathBuf },
-    #[error("datastore {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-}
 
 struct State {
     cluster: Cluster,
@@ -234,7 +223,7 @@ impl Watch {
                     self.root.display(),
                     POLL_ONLY.as_millis()
                 );
-                (self.watcher, self.fault) = (None, Some(Problem { file: ".".into(), line: 0, message }));
+                (self.watcher, self.fault) = (None, Some(Problem::of(".", message)));
             }
         }
     }

@@ -1,22 +1,16 @@
 //! The folder as last read: per file the objects that are in force, and what is wrong with the rest.
 
 use super::Problem;
+use super::manifests;
+use super::walk::{Stamp, Walk, read};
 use crate::control::cluster::Cluster;
 use crate::control::model::{self, Key, Manifest, Object};
 use crate::control::yaml::SyntaxError;
 use sha1::{Digest, Sha1};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Metadata};
+use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
-
-/// Largest file that is read, bytes.
-const FILE_MAX: u64 = 256 << 20;
-/// File systems stamp changes with the clock of the last tick. A stamp younger than this when the file was
-/// read does not exclude a further change under the same stamp.
-const STAMP_SETTLED: Duration = Duration::from_secs(1);
 
 /// The state of a folder and, through it, of the cluster.
 pub(super) struct Folder {
@@ -36,33 +30,6 @@ struct File {
     problems: Vec<Problem>,
 }
 
-/// Changes whenever the file does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(m: &Metadata) -> Stamp {
-        Stamp {
-            device: m.dev(),
-            inode: m.ino(),
-            size: m.size(),
-            modified: (m.mtime(), m.mtime_nsec()),
-            changed: (m.ctime(), m.ctime_nsec()),
-        }
-    }
-
-    fn is_settled(&self) -> bool {
-        let changed = SystemTime::UNIX_EPOCH + Duration::new(self.changed.0.max(0) as u64, self.changed.1 as u32);
-        SystemTime::now().duration_since(changed).is_ok_and(|age| age > STAMP_SETTLED)
-    }
-}
-
 impl Folder {
     pub fn new(root: PathBuf) -> Folder {
         Folder { root, files: BTreeMap::new(), faults: Vec::new() }
@@ -71,19 +38,18 @@ impl Folder {
     /// Reads what changed since the last time. Files for which `busy` answers yes are being written: they
     /// stay as they were read last. If the folder is not there, everything stays.
     pub fn scan(&mut self, busy: impl Fn(&Path) -> bool) {
-        let mut walk = Walk::default();
-        if let Err(e) = walk.directory(&self.root, Path::new(""), &mut Vec::new()) {
-            let message = format!("{}: {e}; the last state stays in force", self.root.display());
-            self.faults = vec![Problem { file: ".".into(), line: 0, message }];
-            return;
-        }
+        let walk = match Walk::of(&self.root) {
+            Ok(walk) => walk,
+            Err(e) => {
+                let message = format!("{}: {e}; the last state stays in force", self.root.display());
+                self.faults = vec![Problem::of(".", message)];
+                return;
+            }
+        };
         let kept = |path: &Path| walk.unreadable.iter().any(|(folder, _)| path.starts_with(folder));
         self.files.retain(|path, _| walk.files.contains_key(path) || kept(path));
-        self.faults = walk
-            .unreadable
-            .iter()
-            .map(|(folder, e)| Problem { file: name(folder), line: 0, message: format!("{e}; what it held stays in force") })
-            .collect();
+        self.faults =
+            walk.unreadable.iter().map(|(folder, e)| Problem::of(&name(folder), format!("{e}; what it held stays in force"))).collect();
         for (path, metadata) in walk.files {
             let full = self.root.join(&path);
             if busy(&full) {
@@ -105,7 +71,7 @@ impl Folder {
             for (key, (line, object)) in &file.good {
                 if let Some(other) = holders.get(key) {
                     let message = format!("{key}: {} holds it too and comes first; this one is ignored", other.display());
-                    problems.push(Problem { file: name(path), line: *line, message });
+                    problems.push(Problem { place: name(path), line: *line, message });
                     continue;
                 }
                 holders.insert(key, path);
@@ -131,7 +97,7 @@ impl File {
             Err(e) => {
                 self.stamp = None;
                 self.digest = [0; 20];
-                self.problems = vec![Problem { file: name(path), line: 0, message: format!("{e}{}", self.held()) }];
+                self.problems = vec![Problem::of(&name(path), format!("{e}{}", self.held()))];
                 return true;
             }
         };
@@ -152,7 +118,7 @@ impl File {
             Ok(manifest) => self.apply(path, manifest),
             Err(e) => {
                 let message = format!("not YAML: {}{}", e.message, self.held());
-                self.problems = vec![Problem { file: name(path), line: e.line, message }];
+                self.problems = vec![Problem { place: name(path), line: e.line, message }];
             }
         }
     }
@@ -167,7 +133,7 @@ impl File {
         let mut old = std::mem::take(&mut self.good);
         let mut seen: BTreeMap<Key, u32> = BTreeMap::new();
         self.problems.clear();
-        let mut report = |line, message| self.problems.push(Problem { file: name(path), line, message });
+        let mut report = |line, message| self.problems.push(Problem { place: name(path), line, message });
         for entry in manifest.entries {
             if let Some(first) = seen.get(&entry.key) {
                 report(entry.line, format!("{}: already at line {first}; this one is ignored", entry.key));
@@ -190,21 +156,14 @@ impl File {
             self.good.extend(old);
         }
         for (kind, (line, count)) in manifest.ignored {
+            // Kept here for others: the tools, address management.
+            if kind.split_once(' ').is_some_and(|(version, kind)| manifests::keeps(version, kind)) {
+                continue;
+            }
             let objects = if count == 1 { "" } else { &format!(" ({count} objects)") };
             report(line, format!("{kind} is not read here; ignored{objects}"));
         }
     }
-}
-
-fn read(full: &Path, metadata: &Metadata) -> io::Result<Vec<u8>> {
-    // Opening a named pipe would wait for a writer.
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    if metadata.len() > FILE_MAX {
-        return Err(io::Error::other(format!("{} bytes; at most {FILE_MAX} are read", metadata.len())));
-    }
-    fs::read(full)
 }
 
 fn line_of(bytes: &[u8], at: usize) -> u32 {
@@ -213,50 +172,4 @@ fn line_of(bytes: &[u8], at: usize) -> u32 {
 
 fn name(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// All manifests below a folder.
-#[derive(Default)]
-struct Walk {
-    files: BTreeMap<PathBuf, Metadata>,
-    unreadable: BTreeMap<PathBuf, io::Error>,
-}
-
-impl Walk {
-    /// `above` are the folders on the way here, so that a link to one of them ends the walk.
-    fn directory(&mut self, full: &Path, relative: &Path, above: &mut Vec<(u64, u64)>) -> io::Result<()> {
-        let metadata = fs::metadata(full)?;
-        let id = (metadata.dev(), metadata.ino());
-        if above.contains(&id) {
-            return Ok(());
-        }
-        above.push(id);
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(full)? {
-            names.insert(entry?.file_name());
-        }
-        for name in names {
-            // Editors' scratch files, and what the links of a mounted ConfigMap point to.
-            if name.as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let (full, relative) = (full.join(&name), relative.join(&name));
-            // Gone meanwhile, or a link to nowhere.
-            let Ok(metadata) = fs::metadata(&full) else { continue };
-            if metadata.is_dir() {
-                match self.directory(&full, &relative, above) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => drop(self.unreadable.insert(relative, e)),
-                    _ => {}
-                }
-            } else if is_manifest(&relative) {
-                self.files.insert(relative, metadata);
-            }
-        }
-        above.pop();
-        Ok(())
-    }
-}
-
-fn is_manifest(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
 }

@@ -4,7 +4,7 @@
 //! Objects are JSON in the form of `projectcalico.org/v3` (and core `v1`), whichever API group stores them: an
 //! implementation for another form translates. Fields that this program does not know travel along untouched.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fmt;
 use std::future::Future;
 
@@ -34,10 +34,14 @@ pub enum Resource {
     GlobalNetworkPolicy,
     NetworkSet,
     GlobalNetworkSet,
+    /// `projectcalico.org/v3` Node. Kept as such by folders only; Kubernetes has it in the annotations of `Node`.
+    CalicoNode,
+    /// Kept as such by folders only; Kubernetes has it in `Pod`.
+    WorkloadEndpoint,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 19] = [
+    pub const ALL: [Resource; 21] = [
         Resource::Node,
         Resource::Pod,
         Resource::Namespace,
@@ -57,12 +61,14 @@ impl Resource {
         Resource::GlobalNetworkPolicy,
         Resource::NetworkSet,
         Resource::GlobalNetworkSet,
+        Resource::CalicoNode,
+        Resource::WorkloadEndpoint,
     ];
 
     /// As in the `kind` field of `projectcalico.org/v3` or core `v1`.
     pub fn kind(self) -> &'static str {
         match self {
-            Resource::Node => "Node",
+            Resource::Node | Resource::CalicoNode => "Node",
             Resource::Pod => "Pod",
             Resource::Namespace => "Namespace",
             Resource::ServiceAccount => "ServiceAccount",
@@ -81,6 +87,7 @@ impl Resource {
             Resource::GlobalNetworkPolicy => "GlobalNetworkPolicy",
             Resource::NetworkSet => "NetworkSet",
             Resource::GlobalNetworkSet => "GlobalNetworkSet",
+            Resource::WorkloadEndpoint => "WorkloadEndpoint",
         }
     }
 
@@ -90,7 +97,10 @@ impl Resource {
     }
 
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Resource::Pod | Resource::ServiceAccount | Resource::NetworkPolicy | Resource::NetworkSet)
+        matches!(
+            self,
+            Resource::Pod | Resource::ServiceAccount | Resource::NetworkPolicy | Resource::NetworkSet | Resource::WorkloadEndpoint
+        )
     }
 }
 
@@ -184,6 +194,25 @@ impl AccessError {
     }
 }
 
+/// A JSON merge patch (RFC 7386).
+pub fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
 pub type Access<T> = Result<T, AccessError>;
 
 /// A datastore's objects.
@@ -209,4 +238,35 @@ pub trait Objects {
     fn patch_status(&self, id: &Id, patch: Value) -> impl Future<Output = Access<Value>>;
 
     fn delete(&self, id: &Id, preconditions: &Preconditions) -> impl Future<Output = Access<()>>;
+}
+
+/// A borrowed store is a store.
+impl<O: Objects> Objects for &O {
+    fn get(&self, id: &Id) -> impl Future<Output = Access<Option<Value>>> {
+        (**self).get(id)
+    }
+
+    fn list(&self, resource: Resource, namespace: Option<&str>) -> impl Future<Output = Access<Vec<Value>>> {
+        (**self).list(resource, namespace)
+    }
+
+    fn create(&self, resource: Resource, object: Value) -> impl Future<Output = Access<Value>> {
+        (**self).create(resource, object)
+    }
+
+    fn update(&self, resource: Resource, object: Value) -> impl Future<Output = Access<Value>> {
+        (**self).update(resource, object)
+    }
+
+    fn patch(&self, id: &Id, patch: Value) -> impl Future<Output = Access<Value>> {
+        (**self).patch(id, patch)
+    }
+
+    fn patch_status(&self, id: &Id, patch: Value) -> impl Future<Output = Access<Value>> {
+        (**self).patch_status(id, patch)
+    }
+
+    fn delete(&self, id: &Id, preconditions: &Preconditions) -> impl Future<Output = Access<()>> {
+        (**self).delete(id, preconditions)
+    }
 }

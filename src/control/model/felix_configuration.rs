@@ -3,7 +3,8 @@
 use super::fields::prefix;
 use super::monitoring::{self, Monitoring};
 use super::workload_endpoint::HASH_DIGITS;
-use crate::control::yaml::{Field, FieldError, INTERFACE_NAME_MAX, quoted};
+use crate::control::pattern::{Pattern, PatternError};
+use crate::control::yaml::{self, Field, FieldError, INTERFACE_NAME_MAX, quoted};
 use crate::wire::vxlan::Vni;
 use ipnet::IpNet;
 
@@ -26,6 +27,10 @@ pub struct FelixConfiguration {
     pub external_nodes: Option<Vec<IpNet>>,
     pub source_spoofing: Option<SourceSpoofing>,
     pub route_source: Option<RouteSource>,
+    /// Whether floating IPs of workloads count.
+    pub floating_ips: Option<bool>,
+    /// Links whose MTU counts for pods.
+    pub mtu_links: Option<Pattern>,
     pub monitoring: Monitoring,
 }
 
@@ -64,8 +69,57 @@ impl FelixConfiguration {
             external_nodes: self.external_nodes.clone().or_else(|| general.external_nodes.clone()),
             source_spoofing: self.source_spoofing.or(general.source_spoofing),
             route_source: self.route_source.or(general.route_source),
+            floating_ips: self.floating_ips.or(general.floating_ips),
+            mtu_links: self.mtu_links.clone().or_else(|| general.mtu_links.clone()),
             monitoring: self.monitoring.over(&general.monitoring),
         }
+    }
+
+    /// One field as `spec` has it; the error's path is empty.
+    pub fn of_field(field: &str, value: serde_json::Value) -> Result<FelixConfiguration, FieldError> {
+        let text = serde_json::json!({"spec": {field: value}}).to_string();
+        let fault = |e: yaml::SyntaxError| FieldError { line: 0, path: String::new(), message: e.message };
+        let docs = yaml::documents(&text).map_err(fault)?;
+        let none = FelixConfiguration::default;
+        docs.first().map_or_else(|| Ok(none()), |d| read(&Field::root(d))).map_err(|e| FieldError { path: String::new(), ..e })
+    }
+
+    /// Every field by its name in `spec`, with its value if it is set, and what is in force if none sets it.
+    pub fn fields(&self) -> [(&'static str, Option<String>, &'static str); 19] {
+        fn text<T: ToString>(v: &Option<T>) -> Option<String> {
+            v.as_ref().map(T::to_string)
+        }
+        let spoofing = self.source_spoofing.map(|s| match s {
+            SourceSpoofing::Disabled => "Disabled".to_owned(),
+            SourceSpoofing::Any => "Any".to_owned(),
+        });
+        let source = self.route_source.map(|s| match s {
+            RouteSource::CalicoIpam => "CalicoIPAM".to_owned(),
+            RouteSource::WorkloadIps => "WorkloadIPs".to_owned(),
+        });
+        let external = self.external_nodes.as_ref().map(|l| l.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","));
+        let Monitoring { metrics, health } = &self.monitoring;
+        [
+            ("vxlanEnabled", text(&self.vxlan_enabled), "as the pools ask"),
+            ("ipipEnabled", text(&self.ipip_enabled), "as the pools ask"),
+            ("vxlanPort", text(&self.vxlan_port), "4789"),
+            ("vxlanVNI", self.vxlan_vni.map(|v| v.get().to_string()), "4096"),
+            ("vxlanMTU", text(&self.vxlan_mtu), "0"),
+            ("ipipMTU", text(&self.ipip_mtu), "0"),
+            ("mtuIfacePattern", text(&self.mtu_links), DEFAULT_MTU_LINKS),
+            ("interfacePrefix", self.interface_prefixes.as_ref().map(|p| p.join(",")), "cali"),
+            ("allowVXLANPacketsFromWorkloads", text(&self.workloads_may_vxlan), "false"),
+            ("allowIPIPPacketsFromWorkloads", text(&self.workloads_may_ipip), "false"),
+            ("externalNodesList", external, ""),
+            ("workloadSourceSpoofing", spoofing, "Disabled"),
+            ("routeSource", source, "CalicoIPAM"),
+            ("prometheusMetricsEnabled", text(&metrics.enabled), "false"),
+            ("prometheusMetricsHost", metrics.host.clone(), ""),
+            ("prometheusMetricsPort", text(&metrics.port), "9091"),
+            ("healthEnabled", text(&health.enabled), "false"),
+            ("healthHost", health.host.clone(), "localhost"),
+            ("healthPort", text(&health.port), "9099"),
+        ]
     }
 
     /// The prefix that names pods' interfaces.
@@ -93,8 +147,19 @@ pub(super) fn read(root: &Field) -> Result<FelixConfiguration, FieldError> {
         route_source: spec
             .get("routeSource")?
             .one_of(&[("CalicoIPAM", RouteSource::CalicoIpam), ("WorkloadIPs", RouteSource::WorkloadIps)])?,
+        floating_ips: spec.get("floatingIPs")?.one_of(&[("Enabled", true), ("Disabled", false)])?,
+        mtu_links: mtu_links(&spec.get("mtuIfacePattern")?)?,
         monitoring: monitoring::read(&spec)?,
     })
+}
+
+/// Links whose MTU counts for pods unless mtuIfacePattern names others: Ethernet, wireless, serial and InfiniBand by
+/// the names that the kernel and systemd give.
+pub const DEFAULT_MTU_LINKS: &str = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)";
+
+fn mtu_links(f: &Field) -> Result<Option<Pattern>, FieldError> {
+    let Some(text) = f.text()?.filter(|s| !s.is_empty()) else { return Ok(None) };
+    text.parse().map(Some).map_err(|e: PatternError| f.error(e.to_string()))
 }
 
 /// 0, or at least what every IPv4 link carries (RFC 791).
@@ -174,6 +239,8 @@ mod tests {
             ("externalNodesList: [10.0.0.0/8, x]", "spec.externalNodesList[1]: \"x\" is not a CIDR"),
             ("externalNodesList: [10.0.0.1/8]", "spec.externalNodesList[0]: 10.0.0.1/8 has bits beyond"),
             ("workloadSourceSpoofing: any", "spec.workloadSourceSpoofing: \"any\" is not one of Disabled, Any"),
+            ("floatingIPs: true", "spec.floatingIPs: text is required, not the boolean true"),
+            ("mtuIfacePattern: 'eth('", "spec.mtuIfacePattern: \"eth(\" is not a regular expression: unclosed group"),
             ("vxlanEnabled: 'true'", "spec.vxlanEnabled: true or false is required"),
         ] {
             let got = felix(spec).unwrap_err();

@@ -3,12 +3,14 @@
 use super::fields::{flag, prefix};
 use crate::control::yaml::{Field, FieldError, quoted};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Whose a block is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Affinity {
     None,
-    Host(String),
+    Host(Arc<str>),
     /// Not a node's: load-balancer addresses and the like.
     Virtual(String),
 }
@@ -19,7 +21,7 @@ pub struct Allocation {
     /// Position in the block.
     pub ordinal: u32,
     /// Attribute `node`: the node that the address is in use on.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Set aside by IPAM, not in use by anyone (Windows nodes).
     pub reserved: bool,
 }
@@ -59,10 +61,12 @@ const RESERVED_HANDLE: &str = "windows-reserved-ipam-handle";
 pub(super) fn block(root: &Field) -> Result<IpamBlock, FieldError> {
     let spec = root.get("spec")?;
     let cidr = block_cidr(&spec.get("cidr")?)?;
-    let holders = spec.get("attributes")?.items()?.iter().map(holder).collect::<Result<Vec<_>, _>>()?;
+    let affinity = affinity(&spec.get("affinity")?)?;
+    let mut names: BTreeSet<Arc<str>> = if let Affinity::Host(owner) = &affinity { [owner.clone()].into() } else { BTreeSet::new() };
+    let holders = spec.get("attributes")?.items()?.iter().map(|f| holder(f, &mut names)).collect::<Result<Vec<_>, _>>()?;
     Ok(IpamBlock {
         cidr,
-        affinity: affinity(&spec.get("affinity")?)?,
+        affinity,
         allocations: allocations(&spec.get("allocations")?, cidr, &holders)?,
         deleted: flag(&spec.get("deleted")?)?,
     })
@@ -98,7 +102,7 @@ fn block_cidr(f: &Field) -> Result<IpNet, FieldError> {
 fn affinity(f: &Field) -> Result<Affinity, FieldError> {
     let Some(text) = f.text()?.filter(|s| !s.is_empty()) else { return Ok(Affinity::None) };
     match text.split_once(':') {
-        Some(("host", node)) if !node.is_empty() => Ok(Affinity::Host(node.to_owned())),
+        Some(("host", node)) if !node.is_empty() => Ok(Affinity::Host(node.into())),
         Some(("virtual", name)) if !name.is_empty() => Ok(Affinity::Virtual(name.to_owned())),
         _ => Err(f.error(format!("{} is neither host:NODE nor virtual:NAME", quoted(text)))),
     }
@@ -106,14 +110,22 @@ fn affinity(f: &Field) -> Result<Affinity, FieldError> {
 
 /// What an attribute says about the addresses that refer to it.
 struct Holder {
-    node: Option<String>,
+    node: Option<Arc<str>>,
     reserved: bool,
     released: bool,
 }
 
-fn holder(f: &Field) -> Result<Holder, FieldError> {
+/// `names` holds each node's name once, however many addresses it has in the block.
+fn holder(f: &Field, names: &mut BTreeSet<Arc<str>>) -> Result<Holder, FieldError> {
+    let mut shared = |name: &str| {
+        names.get(name).cloned().unwrap_or_else(|| {
+            let name: Arc<str> = name.into();
+            names.insert(name.clone());
+            name
+        })
+    };
     Ok(Holder {
-        node: f.at(&["secondary", "node"])?.text()?.filter(|s| !s.is_empty()).map(str::to_owned),
+        node: f.at(&["secondary", "node"])?.text()?.filter(|s| !s.is_empty()).map(&mut shared),
         reserved: f.get("handle_id")?.text()? == Some(RESERVED_HANDLE),
         released: f.get("releasedAt")?.is_present(),
     })

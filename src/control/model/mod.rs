@@ -10,12 +10,12 @@ mod node;
 mod pod;
 mod workload_endpoint;
 
-pub use felix_configuration::{FelixConfiguration, RouteSource, SourceSpoofing};
+pub use felix_configuration::{DEFAULT_MTU_LINKS, FelixConfiguration, RouteSource, SourceSpoofing};
 pub use ip_pool::{Encap, IpPool, Mode};
 pub use ipam::{Affinity, AffinityState, Allocation, BlockAffinity, IpamBlock};
 pub use monitoring::{Endpoint, Listen, Monitoring};
 pub use node::{Node, default_vtep_mac};
-pub use pod::Pod;
+pub use pod::{Pod, endpoint_name};
 pub use workload_endpoint::{WorkloadEndpoint, interface_name};
 
 use super::yaml::{self, Field, FieldError, SyntaxError, Value, quoted};
@@ -162,12 +162,25 @@ impl Manifest {
             self.ignored.entry(format!("{api_version} {kind}")).or_insert((root.line(), 0)).1 += 1;
             return Ok(());
         };
-        let (namespace, name) = names(root, kind)?;
-        let object = read(root, kind, namespace, name);
-        let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
-        self.entries.push(Entry { line: root.line(), key: Key { kind, name }, object });
+        self.entries.push(object(root, kind)?);
         Ok(())
     }
+}
+
+/// An object whose kind is known from where it was read: an API server's lists do not repeat it.
+pub fn object(root: &Field, kind: Kind) -> Result<Entry, FieldError> {
+    let (namespace, name) = names(root, kind)?;
+    let object = read(root, kind, namespace, name);
+    let name = if kind.is_namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
+    Ok(Entry { line: root.line(), key: Key { kind, name }, object })
+}
+
+/// A core `v1` Pod from JSON: its namespace, its name, and itself.
+pub fn pod_of_json(document: &serde_json::Value) -> Result<(String, String, Pod), FieldError> {
+    let tree = Value::of_json(document);
+    let root = Field::root(&tree);
+    let (namespace, name) = names(&root, Kind::Pod)?;
+    Ok((namespace.to_owned(), name.to_owned(), pod::read(&root)?))
 }
 
 /// Namespace (`default` if none is given) and name.
@@ -198,7 +211,7 @@ fn read(root: &Field, kind: Kind, namespace: &str, name: &str) -> Result<Object,
             Object::FelixConfiguration(felix_configuration::read(root)?.into())
         }
         Kind::WorkloadEndpoint => Object::WorkloadEndpoint(workload_endpoint::read(root, namespace)?.into()),
-        Kind::Pod => Object::Pod(pod::read(root, namespace, name)?.into()),
+        Kind::Pod => Object::Pod(pod::read(root)?.into()),
         Kind::IpamBlock => Object::IpamBlock(ipam::block(root)?.into()),
         Kind::BlockAffinity => Object::BlockAffinity(ipam::block_affinity(root)?.into()),
     })

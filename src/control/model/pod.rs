@@ -10,37 +10,34 @@ use std::net::IpAddr;
 /// A pod that Calico gives a network to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    pub namespace: String,
-    pub name: String,
     /// `None` until it is scheduled.
-    pub node: Option<String>,
+    pub node: Option<Box<str>>,
     /// Whether it shares the host's network and so has no interface of its own.
     pub host_network: bool,
     /// Empty until it has some, and again when it has given them back.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     pub mac: Option<Mac>,
     /// Further source prefixes; they count if FelixConfiguration workloadSourceSpoofing is Any.
-    pub spoofed_sources: Vec<IpNet>,
+    pub spoofed_sources: Box<[IpNet]>,
+    /// Addresses outside its own that others are to reach it by; they count if FelixConfiguration floatingIPs is
+    /// Enabled.
+    pub floating_ips: Box<[IpAddr]>,
 }
 
-impl Pod {
-    /// The name that Calico gives the endpoint of this pod's `eth0`: dashes inside a part are doubled.
-    pub fn endpoint_name(&self, node: &str) -> String {
-        format!("{}-k8s-{}-eth0", node.replace('-', "--"), self.name.replace('-', "--"))
-    }
+/// The name that Calico gives the endpoint of a pod's `eth0`: dashes inside a part are doubled.
+pub fn endpoint_name(node: &str, pod: &str) -> String {
+    format!("{}-k8s-{}-eth0", node.replace('-', "--"), pod.replace('-', "--"))
 }
 
-pub(super) fn read(root: &Field, namespace: &str, name: &str) -> Result<Pod, FieldError> {
+pub(super) fn read(root: &Field) -> Result<Pod, FieldError> {
     let spec = root.get("spec")?;
-    let owned = |f: Field| -> Result<Option<String>, FieldError> { Ok(f.text()?.filter(|s| !s.is_empty()).map(str::to_owned)) };
     Ok(Pod {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        node: owned(spec.get("nodeName")?)?,
+        node: spec.get("nodeName")?.text()?.filter(|s| !s.is_empty()).map(Into::into),
         host_network: spec.get("hostNetwork")?.boolean()?.unwrap_or(false),
-        addresses: if has_lost_addresses(root)? { Vec::new() } else { addresses(root)? },
+        addresses: if has_lost_addresses(root)? { Box::default() } else { addresses(root)?.into() },
         mac: unicast_mac(&annotation(root, "cni.projectcalico.org/hwAddr")?)?,
-        spoofed_sources: spoofed_sources(&annotation(root, "cni.projectcalico.org/allowedSourcePrefixes")?)?,
+        spoofed_sources: spoofed_sources(&annotation(root, "cni.projectcalico.org/allowedSourcePrefixes")?)?.into(),
+        floating_ips: floating_ips(&annotation(root, "cni.projectcalico.org/floatingIPs")?)?.into(),
     })
 }
 
@@ -76,12 +73,20 @@ fn addresses(root: &Field) -> Result<Vec<IpAddr>, FieldError> {
     Ok(out)
 }
 
-/// A JSON list of CIDRs in an annotation.
 fn spoofed_sources(f: &Field) -> Result<Vec<IpNet>, FieldError> {
-    let Some(text) = f.text()?.filter(|s| !s.is_empty()) else { return Ok(Vec::new()) };
-    let list: Vec<String> = serde_json::from_str(text).map_err(|_| f.error(format!("{} is not a JSON list of CIDRs", quoted(text))))?;
     let parse = |s: &String| s.parse::<IpNet>().map(|n| n.trunc()).map_err(|_| f.error(format!("{} is not a CIDR", quoted(s))));
-    list.iter().map(parse).collect()
+    json_list(f, "CIDRs")?.iter().map(parse).collect()
+}
+
+fn floating_ips(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
+    let parse = |s: &String| single(s).map_err(|fault| f.error(fault));
+    json_list(f, "addresses")?.iter().map(parse).collect()
+}
+
+/// A JSON list of texts in an annotation.
+fn json_list(f: &Field, of: &str) -> Result<Vec<String>, FieldError> {
+    let Some(text) = f.text()?.filter(|s| !s.is_empty()) else { return Ok(Vec::new()) };
+    serde_json::from_str(text).map_err(|_| f.error(format!("{} is not a JSON list of {of}", quoted(text))))
 }
 
 #[cfg(test)]
@@ -91,7 +96,7 @@ mod tests {
 
     fn pod(text: &str) -> Result<Pod, String> {
         let docs = documents(text).unwrap();
-        read(&Field::root(&docs[0]), "default", "web-1").map_err(|e| e.to_string())
+        read(&Field::root(&docs[0])).map_err(|e| e.to_string())
     }
     fn ips(text: &str) -> Vec<String> {
         pod(text).unwrap().addresses.iter().map(IpAddr::to_string).collect()
@@ -125,14 +130,18 @@ mod tests {
     #[test]
     fn the_endpoint_has_calicos_name() {
         let p = pod("spec: {nodeName: worker-3, hostNetwork: false}").unwrap();
-        assert_eq!(p.endpoint_name("worker-3"), "worker--3-k8s-web--1-eth0");
+        assert_eq!(endpoint_name("worker-3", "web-1"), "worker--3-k8s-web--1-eth0");
         assert_eq!(p.node.as_deref(), Some("worker-3"));
     }
 
     #[test]
     fn annotations_are_checked() {
         let p = pod("metadata: {annotations: {cni.projectcalico.org/allowedSourcePrefixes: '[\"10.0.0.0/8\"]', cni.projectcalico.org/hwAddr: '02:00:00:00:00:01'}}").unwrap();
-        assert_eq!((p.spoofed_sources, p.mac.unwrap().to_string()), (vec!["10.0.0.0/8".parse().unwrap()], "02:00:00:00:00:01".into()));
+        assert_eq!((&*p.spoofed_sources, p.mac.unwrap().to_string()), (&["10.0.0.0/8".parse().unwrap()][..], "02:00:00:00:00:01".into()));
+        let p = pod("metadata: {annotations: {cni.projectcalico.org/floatingIPs: '[\"192.0.2.7\"]'}}").unwrap();
+        assert_eq!(&*p.floating_ips, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
+        let e = pod("metadata: {annotations: {cni.projectcalico.org/floatingIPs: '[\"192.0.2.0/24\"]'}}").unwrap_err();
+        assert_eq!(e, "metadata.annotations[\"cni.projectcalico.org/floatingIPs\"]: 192.0.2.0/24 is not a single address; /32 is required");
         let e = pod("metadata: {annotations: {cni.projectcalico.org/allowedSourcePrefixes: 10.0.0.0/8}}").unwrap_err();
         assert_eq!(e, "metadata.annotations[\"cni.projectcalico.org/allowedSourcePrefixes\"]: \"10.0.0.0/8\" is not a JSON list of CIDRs");
         assert_eq!(pod("status: {podIPs: [{ip: nope}]}").unwrap_err(), "status.podIPs[0].ip: \"nope\" is not a CIDR");

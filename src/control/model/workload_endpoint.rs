@@ -26,6 +26,8 @@ pub struct WorkloadEndpoint {
     pub addresses: Vec<IpAddr>,
     /// Further source prefixes; they count if FelixConfiguration workloadSourceSpoofing is Any.
     pub spoofed_sources: Vec<IpNet>,
+    /// External addresses of `ipNATs`; they count if FelixConfiguration floatingIPs is Enabled.
+    pub floating_ips: Vec<IpAddr>,
     /// Network namespace in which the daemon makes the workload's TAP.
     pub netns: Option<PathBuf>,
 }
@@ -53,8 +55,11 @@ impl WorkloadEndpoint {
 /// The host-side interface of a pod: the prefix and 11 hex digits of the SHA-1 of `namespace.pod`.
 pub fn interface_name(prefix: &str, namespace: &str, pod: &str) -> String {
     let hash = Sha1::digest(format!("{namespace}.{pod}").as_bytes());
-    let hex: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{prefix}{}", &hex[..HASH_DIGITS])
+    let mut name = String::with_capacity(prefix.len() + HASH_DIGITS);
+    name.push_str(prefix);
+    let digits = hash.iter().flat_map(|b| [b >> 4, b & 15]).take(HASH_DIGITS);
+    name.extend(digits.filter_map(|d| char::from_digit(u32::from(d), 16)));
+    name
 }
 
 pub(super) fn read(root: &Field, namespace: &str) -> Result<WorkloadEndpoint, FieldError> {
@@ -71,6 +76,7 @@ pub(super) fn read(root: &Field, namespace: &str) -> Result<WorkloadEndpoint, Fi
         mac: unicast_mac(&spec.get("mac")?)?,
         addresses: addresses(&spec.get("ipNetworks")?)?,
         spoofed_sources: prefixes(&spec.get("allowSpoofedSourcePrefixes")?)?,
+        floating_ips: floating_ips(&spec.get("ipNATs")?)?,
         netns: netns(&annotation(root, "tortie/netns")?)?,
     };
     if endpoint.interface.is_none() && endpoint.pod.is_none() {
@@ -95,6 +101,14 @@ fn addresses(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
 
 fn prefixes(f: &Field) -> Result<Vec<IpNet>, FieldError> {
     f.items()?.iter().map(|item| prefix(item)?.ok_or_else(|| item.error("missing; a CIDR is required"))).collect()
+}
+
+fn floating_ips(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
+    let external = |item: &Field| {
+        let f = item.get("externalIP")?;
+        address(&f)?.ok_or_else(|| f.error("missing; an address is required"))
+    };
+    f.items()?.iter().map(external).collect()
 }
 
 fn netns(f: &Field) -> Result<Option<PathBuf>, FieldError> {
@@ -161,6 +175,7 @@ mod tests {
             ("node: n, pod: p, ipNetworks: [224.0.0.1]", "spec.ipNetworks[0]: 224.0.0.1 is not an address that a workload can have"),
             ("node: n, pod: p, ipNetworks: [null]", "spec.ipNetworks[0]: missing; an address is required"),
             ("node: n, pod: p, ipNetworks: 10.244.0.1", "spec.ipNetworks: a list is required, not the text"),
+            ("node: n, pod: p, ipNATs: [{internalIP: 10.244.0.1}]", "spec.ipNATs[0].externalIP: missing; an address is required"),
             ("node: n, pod: p, mac: 'ca:fe'", "spec.mac: \"ca:fe\" is not a MAC address"),
             ("node: n, pod: p, allowSpoofedSourcePrefixes: [x]", "spec.allowSpoofedSourcePrefixes[0]: \"x\" is not a CIDR"),
         ] {

@@ -3,7 +3,9 @@
 //! Requests are synchronous: the kernel carries an rtnetlink request out before `sendto` returns, so waiting
 //! for the answer never blocks on anything but the kernel itself.
 
+pub mod interfaces;
 pub mod neigh;
+pub mod pod;
 pub mod routes;
 pub mod view;
 
@@ -42,6 +44,12 @@ pub struct Netlink {
 impl Netlink {
     /// Opens both sockets in the current network namespace and reads the whole state once.
     pub fn open() -> io::Result<Netlink> {
+        let mut n = Netlink::unread()?;
+        n.resync()?;
+        Ok(n)
+    }
+
+    fn unread() -> io::Result<Netlink> {
         let mut listener = Socket::new(NETLINK_ROUTE)?;
         let groups = GROUPS.iter().fold(0, |m, g| m | 1 << (*g as u32 - 1));
         listener.bind(&SocketAddr::new(0, groups))?;
@@ -51,9 +59,7 @@ impl Netlink {
         let mut requests = Socket::new(NETLINK_ROUTE)?;
         requests.bind_auto()?;
         requests.connect(&SocketAddr::new(0, 0))?;
-        let mut n = Netlink { listener, requests, sequence: 0, view: View::default() };
-        n.resync()?;
-        Ok(n)
+        Ok(Netlink { listener, requests, sequence: 0, view: View::default() })
     }
 
     pub fn view(&self) -> &View {
@@ -70,7 +76,7 @@ impl Netlink {
                 Ok((buffer, _)) => {
                     for (m, flags) in messages(&buffer) {
                         if let NetlinkPayload::InnerMessage(m) = m {
-                            merge(&mut all, self.view.apply(&m, flags));
+                            all.merge(self.view.apply(&m, flags));
                         }
                     }
                 }
@@ -79,14 +85,14 @@ impl Netlink {
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
                     tracing::info!("netlink: the kernel's messages came faster than they were read; reading everything again");
                     self.resync()?;
-                    return Ok(Changes::ALL);
+                    return Ok(Changes::everything());
                 }
                 Err(e) => return Err(e),
             }
         }
         if all.routes_unsure {
             all.routes_unsure = false;
-            all.routes |= self.resync_routes()?;
+            all.merge(self.resync_routes()?);
         }
         Ok(all)
     }
@@ -114,16 +120,17 @@ impl Netlink {
         Ok(())
     }
 
-    fn resync_routes(&mut self) -> io::Result<bool> {
+    fn resync_routes(&mut self) -> io::Result<Changes> {
         let mut route = RouteMessage::default();
         route.header.address_family = AddressFamily::Inet;
         let mut fresh = View::default();
         for m in self.dump(RouteNetlinkMessage::GetRoute(route))? {
             fresh.apply(&m, 0);
         }
-        let changed = fresh.routes != self.view.routes;
+        let mut changes = Changes::default();
+        self.view.routes.symmetric_difference(&fresh.routes).for_each(|r| changes.route(r));
         self.view.routes = fresh.routes;
-        Ok(changed)
+        Ok(changes)
     }
 
     /// Installs a route; an existing one with the same prefix, metric and TOS is an error (EEXIST).
@@ -265,14 +272,6 @@ fn address_message(dev: u32, address: Ipv4Net) -> AddressMessage {
     let ip = IpAddr::V4(address.addr());
     m.attributes = vec![AddressAttribute::Address(ip), AddressAttribute::Local(ip)];
     m
-}
-
-fn merge(all: &mut Changes, c: Changes) {
-    all.links |= c.links;
-    all.addresses |= c.addresses;
-    all.routes |= c.routes;
-    all.neighbours |= c.neighbours;
-    all.routes_unsure |= c.routes_unsure;
 }
 
 /// The messages in one datagram. What cannot be read (an attribute newer than this program) is left out.

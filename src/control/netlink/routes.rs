@@ -55,69 +55,62 @@ impl From<&KernelRoute> for HostRoute {
     }
 }
 
-/// What is to be done so that the host's routes are as they should be.
+/// The interfaces that our routes lead out of, as far as they are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    pub host: Option<u32>,
+    pub uplink: Option<u32>,
+}
+
+/// What is to be done for one prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteDiff {
     /// Removed first: a changed route is a removal and an addition.
     pub remove: Vec<HostRoute>,
-    pub add: Vec<HostRoute>,
-    /// Prefixes that somebody else routes; one line each.
-    pub conflicts: Vec<String>,
+    pub add: Option<HostRoute>,
+    /// That somebody else routes it.
+    pub conflict: Option<String>,
 }
 
-/// The routes that should be there.
-pub fn wanted(desired: &Desired, host: Option<u32>, uplink: Option<u32>) -> BTreeSet<HostRoute> {
-    let mut out = BTreeSet::new();
-    let Some(node) = &desired.node else {
-        return out;
-    };
-    if let Some(dev) = host {
-        for pool in v4(&desired.pools) {
-            out.insert(HostRoute { dst: pool, via: None, dev, src: node.tunnel_address });
-        }
+/// The route of ours that should be there for a prefix.
+pub fn wanted(desired: &Desired, devices: Devices, dst: Ipv4Net) -> Option<HostRoute> {
+    let node = desired.node.as_ref()?;
+    // A node behind a router is no next hop on this link; its block stays with the pool's route, and the engine
+    // sends towards the router.
+    if let (Some(dev), Some(Route::Direct { address, .. })) = (devices.uplink, desired.routes.get(&IpNet::V4(dst)))
+        && node.address.contains(address)
+    {
+        return Some(HostRoute { dst, via: Some(*address), dev, src: None });
     }
-    if let Some(dev) = uplink {
-        for (prefix, route) in &desired.routes {
-            // A node behind a router is no next hop on this link; its block stays with the pool's route, and the
-            // engine sends towards the router.
-            if let (IpNet::V4(dst), Route::Direct { address, .. }) = (prefix, route)
-                && node.address.contains(address)
-            {
-                out.insert(HostRoute { dst: *dst, via: Some(*address), dev, src: None });
-            }
-        }
-    }
-    out
+    let dev = devices.host.filter(|_| desired.pools.contains(&IpNet::V4(dst)))?;
+    Some(HostRoute { dst, via: None, dev, src: node.tunnel_address })
 }
 
-fn v4(nets: &BTreeSet<IpNet>) -> impl Iterator<Item = Ipv4Net> {
-    nets.iter().filter_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None })
+/// Every prefix that a route of ours should be there for, or is.
+pub fn concerned(desired: &Desired, view: &View) -> BTreeSet<Ipv4Net> {
+    let v4 = |n: &IpNet| if let IpNet::V4(n) = n { Some(*n) } else { None };
+    let direct = desired.routes.iter().filter(|(_, r)| matches!(r, Route::Direct { .. })).filter_map(|(n, _)| v4(n));
+    let ours = view.routes.iter().filter(|r| r.protocol == PROTOCOL).map(|r| r.dst);
+    desired.pools.iter().filter_map(v4).chain(direct).chain(ours).collect()
 }
 
-/// Compares what should be there with what is. A prefix that somebody else routes is left to them.
-pub fn diff(wanted: &BTreeSet<HostRoute>, view: &View) -> RouteDiff {
-    let mut d = RouteDiff::default();
-    let (ours, others): (Vec<_>, Vec<_>) = view.routes.iter().partition(|r| r.protocol == PROTOCOL);
-    for k in &ours {
-        if !wanted.iter().any(|w| w.is(k)) {
-            d.remove.push(HostRoute::from(*k));
-        }
-    }
-    for w in wanted {
-        if ours.iter().any(|k| w.is(k)) {
-            continue;
-        }
-        if let Some(o) = others.iter().find(|o| o.dst == w.dst) {
+/// Compares what should be there for a prefix with what is. A prefix that somebody else routes is left to them.
+pub fn diff(wanted: Option<HostRoute>, dst: Ipv4Net, view: &View) -> RouteDiff {
+    let (ours, others): (Vec<_>, Vec<_>) = view.routes_to(dst).partition(|r| r.protocol == PROTOCOL);
+    let is_right = |k: &KernelRoute| wanted.as_ref().is_some_and(|w| w.is(k));
+    let remove = ours.iter().filter(|k| !is_right(k)).map(|k| HostRoute::from(*k)).collect();
+    let missing = wanted.as_ref().filter(|_| !ours.iter().any(|k| is_right(k)));
+    match (missing, others.first()) {
+        (Some(_), Some(o)) => {
             let dev = view.links.get(&o.dev).map_or("no interface", |l| l.name.as_str());
-            d.conflicts.push(format!(
-                "route {} on this host is not ours (dev {dev}, proto {}): it is left alone; remove it if tortie is to serve this prefix for the host",
-                w.dst, o.protocol
-            ));
-            continue;
+            let conflict = format!(
+                "route {dst} on this host is not ours (dev {dev}, proto {}): it is left alone; remove it if tortie is to serve this prefix for the host",
+                o.protocol
+            );
+            RouteDiff { remove, add: None, conflict: Some(conflict) }
         }
-        d.add.push(w.clone());
+        (missing, _) => RouteDiff { remove, add: missing.cloned(), conflict: None },
     }
-    d
 }
 
 #[cfg(test)]
@@ -148,39 +141,67 @@ mod tests {
         }
     }
 
+    const DEVICES: Devices = Devices { host: Some(7), uplink: Some(2) };
+
+    fn all(desired: &Desired, devices: Devices) -> Vec<HostRoute> {
+        concerned(desired, &View::default()).into_iter().filter_map(|dst| wanted(desired, devices, dst)).collect()
+    }
+
+    /// Every prefix's difference, one after the other.
+    fn differences(desired: &Desired, view: &View) -> (Vec<HostRoute>, Vec<HostRoute>, Vec<String>) {
+        let mut out = (vec![], vec![], vec![]);
+        for dst in concerned(desired, view) {
+            let d = diff(wanted(desired, DEVICES, dst), dst, view);
+            out.0.extend(d.remove);
+            out.1.extend(d.add);
+            out.2.extend(d.conflict);
+        }
+        out
+    }
+
     #[test]
     fn wanted_routes_are_the_pools_and_direct_blocks() {
-        let w = wanted(&desired(), Some(7), Some(2));
+        let w = all(&desired(), DEVICES);
         let text: Vec<_> = w.iter().map(|r| format!("{} {:?} {} {:?}", r.dst, r.via, r.dev, r.src)).collect();
         assert_eq!(text, ["10.244.0.0/16 None 7 Some(10.244.1.0)", "10.244.2.0/26 Some(10.1.0.2) 2 None"]);
-        assert!(wanted(&Desired::default(), Some(7), Some(2)).is_empty());
-        assert_eq!(wanted(&desired(), None, Some(2)).len(), 1);
+        assert!(all(&Desired::default(), DEVICES).is_empty());
+        assert_eq!(all(&desired(), Devices { host: None, ..DEVICES }).len(), 1);
+    }
+
+    #[test]
+    fn a_node_behind_a_router_is_no_next_hop_for_the_host() {
+        let mut d = desired();
+        d.routes.insert("10.244.3.0/26".parse().unwrap(), Route::Direct { node: "c".into(), address: [10, 9, 0, 3].into() });
+        assert_eq!(wanted(&d, DEVICES, "10.244.3.0/26".parse().unwrap()), None);
     }
 
     #[test]
     fn the_diff_touches_only_ours() {
-        let w = wanted(&desired(), Some(7), Some(2));
         let mut view = View::default();
-        assert_eq!(diff(&w, &view).add.len(), 2);
-        for r in &w {
-            view.routes.insert(kernel(r, PROTOCOL));
+        assert_eq!(differences(&desired(), &view).1.len(), 2);
+        for r in all(&desired(), DEVICES) {
+            view.routes.insert(kernel(&r, PROTOCOL));
         }
-        assert_eq!(diff(&w, &view), RouteDiff::default());
+        assert_eq!(differences(&desired(), &view), Default::default());
         // A leftover of ours goes, the same from somebody else stays.
         let stale = HostRoute { dst: "10.244.9.0/26".parse().unwrap(), via: Some([10, 1, 0, 9].into()), dev: 2, src: None };
         view.routes.insert(kernel(&stale, PROTOCOL));
         view.routes.insert(KernelRoute { dst: "10.244.8.0/26".parse().unwrap(), ..kernel(&stale, 12) });
-        assert_eq!(diff(&w, &view), RouteDiff { remove: vec![stale], ..RouteDiff::default() });
+        assert_eq!(differences(&desired(), &view), (vec![stale], vec![], vec![]));
+        // A route of ours that is wrong is replaced.
+        let wrong = HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some([10, 1, 0, 9].into()), dev: 2, src: None };
+        view.routes = [kernel(&wrong, PROTOCOL)].into();
+        let d = diff(wanted(&desired(), DEVICES, wrong.dst), wrong.dst, &view);
+        assert_eq!((d.remove, d.add.unwrap().via), (vec![wrong], Some([10, 1, 0, 2].into())));
     }
 
     #[test]
     fn somebody_elses_route_for_a_pool_is_reported_and_left() {
-        let w = wanted(&desired(), Some(7), Some(2));
         let mut view = View::default();
         let theirs = HostRoute { dst: "10.244.0.0/16".parse().unwrap(), via: None, dev: 3, src: None };
         view.routes.insert(kernel(&theirs, 12));
-        let d = diff(&w, &view);
-        assert_eq!((d.add.len(), d.remove.len(), d.conflicts.len()), (1, 0, 1));
-        assert!(d.conflicts[0].contains("10.244.0.0/16") && d.conflicts[0].contains("proto 12"), "{}", d.conflicts[0]);
+        let (remove, add, conflicts) = differences(&desired(), &view);
+        assert_eq!((add.len(), remove.len(), conflicts.len()), (1, 0, 1));
+        assert!(conflicts[0].contains("10.244.0.0/16") && conflicts[0].contains("proto 12"), "{}", conflicts[0]);
     }
 }

@@ -1,6 +1,7 @@
 //! What the kernel says about this host's links, addresses, routes and neighbours, kept in memory and brought
 //! up to date message by message. No I/O here.
 
+use super::routes::PROTOCOL;
 use crate::wire::Mac;
 use ipnet::Ipv4Net;
 use prefix_trie::PrefixMap;
@@ -79,21 +80,47 @@ pub struct Neigh {
 }
 
 /// What a batch of messages touched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// Anything may be different, whatever the rest says.
+    pub everything: bool,
     pub links: bool,
     pub addresses: bool,
-    pub routes: bool,
-    pub neighbours: bool,
+    /// Prefixes that a route came, changed or went for.
+    pub routes: BTreeSet<Ipv4Net>,
+    /// Some of these routes are not ours.
+    pub foreign_routes: bool,
+    /// Neighbours (interface index, address) whose usable MAC came, changed or went.
+    pub neighbours: BTreeSet<(u32, Ipv4Addr)>,
     /// A link went down or away, or an address went: the kernel drops IPv4 routes then without saying so.
     pub routes_unsure: bool,
 }
 
 impl Changes {
-    pub const ALL: Changes = Changes { links: true, addresses: true, routes: true, neighbours: true, routes_unsure: false };
+    /// What reading everything anew may have changed.
+    pub fn everything() -> Changes {
+        Changes { everything: true, links: true, addresses: true, ..Changes::default() }
+    }
 
-    pub fn any(self) -> bool {
-        self != Changes::default()
+    pub fn any(&self) -> bool {
+        *self != Changes::default()
+    }
+
+    /// Adds what another batch touched.
+    pub fn merge(&mut self, mut other: Changes) {
+        self.everything |= other.everything;
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+        self.routes.append(&mut other.routes);
+        self.foreign_routes |= other.foreign_routes;
+        self.neighbours.append(&mut other.neighbours);
+        self.routes_unsure |= other.routes_unsure;
+    }
+
+    /// A route came or went.
+    pub(super) fn route(&mut self, route: &KernelRoute) {
+        self.routes.insert(route.dst);
+        self.foreign_routes |= route.protocol != PROTOCOL;
     }
 }
 
@@ -122,6 +149,23 @@ impl View {
     /// IPv4 addresses of one interface.
     pub fn addresses_of(&self, dev: u32) -> impl Iterator<Item = Ipv4Net> {
         self.addresses.iter().filter(move |(d, _)| *d == dev).map(|(_, a)| *a)
+    }
+
+    /// The routes to exactly this prefix.
+    pub fn routes_to(&self, dst: Ipv4Net) -> impl Iterator<Item = &KernelRoute> {
+        let first = KernelRoute {
+            dst,
+            metric: 0,
+            gateway: None,
+            dev: 0,
+            prefsrc: None,
+            protocol: 0,
+            scope: 0,
+            tos: 0,
+            onlink: false,
+            unicast: false,
+        };
+        self.routes.range(first..).take_while(move |r| r.dst == dst)
     }
 
     /// The unicast routes out of one interface, ready for longest-prefix lookups; routes of protocol `without`
@@ -189,8 +233,10 @@ impl View {
         }
         let index = m.header.index;
         self.addresses.retain(|(d, _)| *d != index);
+        let neighbours: BTreeSet<(u32, Ipv4Addr)> =
+            self.neighbours.range((index, Ipv4Addr::UNSPECIFIED)..=(index, Ipv4Addr::BROADCAST)).map(|(key, _)| *key).collect();
         self.neighbours.retain(|(d, _), _| *d != index);
-        Changes { routes_unsure: true, ..Changes::ALL }
+        Changes { routes_unsure: true, links: true, addresses: true, neighbours, ..Changes::default() }
     }
 
     fn address(&mut self, m: &AddressMessage, add: bool) -> Changes {
@@ -213,14 +259,24 @@ impl View {
         let Some(route) = main_route(m) else {
             return Changes::default();
         };
-        let mut changed = false;
+        let mut changes = Changes::default();
         if replace {
-            let before = self.routes.len();
-            self.routes.retain(|r| (r.dst, r.metric, r.tos) != (route.dst, route.metric, route.tos) || *r == route);
-            changed = self.routes.len() != before;
+            let takes_place = |r: &&KernelRoute| (r.metric, r.tos) == (route.metric, route.tos) && **r != route;
+            let old: Vec<KernelRoute> = self.routes_to(route.dst).filter(takes_place).cloned().collect();
+            for r in old {
+                self.routes.remove(&r);
+                changes.route(&r);
+            }
         }
-        changed |= if add { self.routes.insert(route) } else { self.routes.remove(&route) };
-        Changes { routes: changed, ..Changes::default() }
+        if add != self.routes.contains(&route) {
+            changes.route(&route);
+        }
+        if add {
+            self.routes.insert(route)
+        } else {
+            self.routes.remove(&route)
+        };
+        changes
     }
 
     fn neighbour(&mut self, m: &NeighbourMessage, add: bool) -> Changes {
@@ -256,7 +312,10 @@ impl View {
             Some(n) => self.neighbours.insert(key, n),
             None => self.neighbours.remove(&key),
         };
-        Changes { neighbours: old != new, ..Changes::default() }
+        // The state alone is nothing that packets depend on.
+        let mac = |n: &Option<Neigh>| n.and_then(|n| n.mac);
+        let changed = (mac(&old) != mac(&new)).then_some(key);
+        Changes { neighbours: changed.into_iter().collect(), ..Changes::default() }
     }
 }
 
@@ -359,7 +418,8 @@ mod tests {
             route("10.9.0.0/16", 10, Some("10.1.0.9"), 2),
             route("10.9.9.0/24", 0, None, 3),
         ] {
-            assert!(v.apply(&RouteNetlinkMessage::NewRoute(m.clone()), 0).routes);
+            let changes = v.apply(&RouteNetlinkMessage::NewRoute(m.clone()), 0);
+            assert!(changes.routes.len() == 1 && changes.foreign_routes);
             assert!(!v.apply(&RouteNetlinkMessage::NewRoute(m), 0).any());
         }
         let r = v.routes_by(2, 116);

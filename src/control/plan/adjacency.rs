@@ -1,9 +1,8 @@
 //! One route and what is known of ports and neighbours make one adjacency. Pure.
 
+use super::ways::{Way, Ways};
 use super::{Inputs, ipip_mtu, vxlan_mtu};
 use crate::control::desired::{Route, ThisNode};
-use crate::control::netlink::view::next_hop;
-use crate::control::netlink::{NextHop, routes};
 use crate::drop::{DropReason, PuntReason};
 use crate::encap::rewrite::{self, MacPair};
 use crate::fib::{AdjKind, Adjacency, Rewrite};
@@ -11,8 +10,7 @@ use crate::frame::{GsoSet, PortId};
 use crate::port::{Caps, Medium, TxCsum};
 use crate::wire::Mac;
 use ipnet::Ipv4Net;
-use prefix_trie::PrefixMap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// A port that frames can leave by.
@@ -64,40 +62,23 @@ pub struct Ports {
     pub workloads: BTreeMap<String, Workload>,
 }
 
-/// What the adjacencies of one update are built from, and what building them brought up.
-pub struct Context<'a> {
-    inputs: Inputs<'a>,
-    node: &'a ThisNode,
-    /// Kernel routes out of the uplink.
-    routes: PrefixMap<Ipv4Net, Option<Ipv4Addr>>,
-    pub hops: BTreeSet<NextHop>,
-    pub warnings: Vec<String>,
-    unreachable: BTreeSet<Ipv4Addr>,
+/// What adjacencies are built from.
+pub(super) struct Context<'a> {
+    pub inputs: Inputs<'a>,
+    pub node: &'a ThisNode,
+    pub ways: &'a mut Ways,
+    /// The node whose way the adjacency took.
+    pub taken: Option<Ipv4Addr>,
 }
 
-/// The way to a node over the underlay.
-enum Way {
-    /// The medium needs no MAC, or it is known: (next hop's, ours).
-    Ready(MacPair),
-    /// The next hop's MAC is not known yet.
-    Unresolved(Ipv4Addr),
-    /// No route leads there.
-    Unreachable,
-}
-
-impl<'a> Context<'a> {
-    pub fn new(inputs: Inputs<'a>, node: &'a ThisNode) -> Context<'a> {
-        // Our own routes for unencapsulated blocks say nothing about how to reach a node.
-        let routes = inputs.ports.uplink.as_ref().map(|u| inputs.view.routes_by(u.dev, routes::PROTOCOL)).unwrap_or_default();
-        Context { inputs, node, routes, hops: BTreeSet::new(), warnings: Vec::new(), unreachable: BTreeSet::new() }
-    }
-
+impl Context<'_> {
     /// The adjacency for one route.
     pub fn build(&mut self, prefix: Ipv4Net, route: &Route) -> Adjacency {
         match route {
             Route::Local { endpoint } => self.local(prefix, endpoint),
             Route::Vxlan { address, mac, .. } => self.remote(
                 AdjKind::Vxlan,
+                prefix,
                 |u| u.vxlan,
                 vxlan_mtu,
                 *address,
@@ -111,6 +92,7 @@ impl<'a> Context<'a> {
             ),
             Route::Ipip { address, .. } => self.remote(
                 AdjKind::Ipip,
+                prefix,
                 |u| u.ipip,
                 ipip_mtu,
                 *address,
@@ -121,6 +103,7 @@ impl<'a> Context<'a> {
             ),
             Route::Direct { address, .. } => self.remote(
                 AdjKind::Direct,
+                prefix,
                 |u| u.direct,
                 |_, mtu| mtu,
                 *address,
@@ -164,6 +147,7 @@ impl<'a> Context<'a> {
     fn remote(
         &mut self,
         kind: AdjKind,
+        prefix: Ipv4Net,
         pick: impl Fn(&Underlay) -> Option<Out>,
         mtu: impl Fn(&ThisNode, u16) -> u16,
         address: Ipv4Addr,
@@ -173,32 +157,13 @@ impl<'a> Context<'a> {
             return Adjacency::drop(DropReason::PortGone);
         };
         let mtu = mtu(self.node, uplink.mtu);
-        match self.way(uplink, &out, address) {
+        self.taken = (out.medium == Medium::Ethernet).then_some(address);
+        match self.ways.take(self.inputs.view, uplink, &out, prefix, address) {
             Way::Ready(link) => Adjacency { peer: address.into(), ..towards(kind, &out, mtu, rewrite(self.node, &out, link)) },
             Way::Unresolved(hop) => {
                 Adjacency { kind: AdjKind::Glean, mtu, peer: hop.into(), ..Adjacency::drop(DropReason::NeighbourUnresolved) }
             }
             Way::Unreachable => Adjacency::drop(DropReason::RouteDrop),
-        }
-    }
-
-    fn way(&mut self, uplink: &Underlay, out: &Out, address: Ipv4Addr) -> Way {
-        if out.medium != Medium::Ethernet {
-            return Way::Ready(MacPair { dst: Mac::default(), src: Mac::default() });
-        }
-        let Some(hop) = next_hop(&self.routes, uplink.dev, address) else {
-            if self.unreachable.insert(address) {
-                self.warnings.push(format!(
-                    "no route to node {address} out of {}: add one, or correct the node's address; its blocks are dropped",
-                    uplink.name
-                ));
-            }
-            return Way::Unreachable;
-        };
-        self.hops.insert(hop);
-        match self.inputs.view.neighbours.get(&(hop.dev, hop.address)).and_then(|n| n.mac) {
-            Some(mac) => Way::Ready(MacPair { dst: mac, src: uplink.mac }),
-            None => Way::Unresolved(hop.address),
         }
     }
 }

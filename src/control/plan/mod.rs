@@ -2,11 +2,15 @@
 
 mod adjacency;
 mod numbers;
+mod peers;
+mod ways;
 
 pub use adjacency::{Out, Ports, Underlay, Workload};
 
-use super::desired::{Desired, LocalEndpoint, Route, ThisNode};
-use super::netlink::{NextHop, View};
+use super::desired::{Delta, Desired, LocalEndpoint, Parts, Route, ThisNode};
+use super::model::DEFAULT_MTU_LINKS;
+use super::netlink::{Changes, Link, NextHop, View};
+use super::pattern::Pattern;
 use crate::drop::PuntReason;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
 use crate::fib::{AdjId, AdjKind, Adjacency, Table4};
@@ -16,10 +20,15 @@ use crate::worker::Counters;
 use adjacency::Context;
 use ipnet::{IpNet, Ipv4Net};
 use numbers::Numbers;
+use peers::Peers;
 use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use ways::Ways;
+
+/// The host's MTU when no link counts, as Calico takes it: what the clouds with the least have.
+const UNKNOWN_HOST_MTU: u16 = 1460;
 
 /// One route in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +36,6 @@ pub struct Installed {
     /// What it was made from. The default route and the host's own addresses stand as `Route::Host`.
     pub route: Route,
     pub id: AdjId,
-    pub adjacency: Adjacency,
     /// What the adjacency's counters stood at when the route got the number: its own count starts there.
     pub base: u64,
     /// The same when the route began to send to its node.
@@ -35,14 +43,12 @@ pub struct Installed {
 }
 
 /// What an update came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The generation published; `None` when nothing differed.
     pub published: Option<u64>,
-    /// Next hops on the uplink whose MAC matters.
-    pub hops: BTreeSet<NextHop>,
-    /// Oddities to report, one line each.
-    pub warnings: Vec<String>,
+    /// Whether [`Planner::hops`] and [`Planner::warnings`] may have changed.
+    pub ways_changed: bool,
 }
 
 /// What should be in force, with the means to get there.
@@ -63,8 +69,12 @@ pub struct Planner {
     numbers: Numbers,
     roles: Vec<PortRole>,
     tunnel: Tunnel,
-    /// Packets that took routes that are gone, by the node they led to.
-    past: BTreeMap<String, u64>,
+    ways: Ways,
+    /// The ports at the last update.
+    ports: Ports,
+    /// This host's addresses at the last update, loopback ones left out.
+    own: BTreeSet<Ipv4Addr>,
+    peers: Peers,
 }
 
 impl Planner {
@@ -79,7 +89,10 @@ impl Planner {
             numbers: Numbers::default(),
             roles: Vec::new(),
             tunnel: Tunnel::default(),
-            past: BTreeMap::new(),
+            ways: Ways::default(),
+            ports: Ports::default(),
+            own: BTreeSet::new(),
+            peers: Peers::default(),
         }
     }
 
@@ -89,8 +102,27 @@ impl Planner {
     }
 
     /// Packets that took routes that are gone, by the node they led to; nodes that no route leads to are left out.
-    pub fn past(&self) -> &BTreeMap<String, u64> {
-        &self.past
+    pub fn past(&self) -> BTreeMap<String, u64> {
+        self.peers.past()
+    }
+
+    /// What a packet that takes a route in force meets.
+    pub fn adjacency(&self, route: &Installed) -> &Adjacency {
+        self.adjacencies.get(route.id)
+    }
+
+    /// Next hops on the uplink whose MAC matters.
+    pub fn hops(&self) -> impl Iterator<Item = NextHop> {
+        self.ways.hops()
+    }
+
+    /// Oddities to report, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(uplink) = &self.ports.uplink else { return Vec::new() };
+        let line = |address| {
+            format!("no route to node {address} out of {}: add one, or correct the node's address; its blocks are dropped", uplink.name)
+        };
+        self.ways.unreachable().map(line).collect()
     }
 
     /// The oldest generation that a worker still uses.
@@ -104,67 +136,142 @@ impl Planner {
         self.publisher.reader(worker)
     }
 
+    /// The snapshot in force.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.publisher.current()
+    }
+
     /// Generation in force.
     pub fn generation(&self) -> u64 {
         self.publisher.current().generation
     }
 
-    /// Brings everything in line and publishes once if anything differs. Without a node nothing is in force
-    /// and nothing is published.
-    pub fn update(&mut self, inputs: Inputs<'_>) -> Outcome {
+    /// Brings in line what may have changed since the last update and publishes once if anything differs. Without
+    /// a node nothing changes: what was in force stays.
+    pub fn update(&mut self, inputs: Inputs<'_>, delta: &Delta, host: &Changes) -> Outcome {
         let Some(node) = &inputs.desired.node else {
             return Outcome::default();
         };
-        let mut context = Context::new(inputs, node);
-        let wanted = wanted(inputs, &mut context);
-        let mut outcome = Outcome { warnings: std::mem::take(&mut context.warnings), ..Outcome::default() };
-        outcome.hops = std::mem::take(&mut context.hops);
-        outcome.warnings.extend(clashes(inputs.desired, node));
         let oldest = self.oldest_in_use();
-        let mut dirty = self.remove_unwanted(&wanted);
-        for (prefix, (route, adjacency)) in wanted {
-            dirty |= self.install(prefix, route, adjacency, oldest);
+        let dirty = match delta {
+            Delta::Parts(parts) if !self.concerns_all(inputs, host) => {
+                let endpoints = self.changed_endpoints(inputs, &parts.endpoints);
+                let touched = self.touched(inputs, parts, host, &endpoints);
+                let mut dirty = self.update_prefixes(inputs, node, touched, oldest);
+                dirty |= !endpoints.is_empty() && self.update_roles(inputs);
+                dirty | self.update_tunnel(inputs.desired, &parts.addresses)
+            }
+            _ => self.update_all(inputs, node, oldest),
+        };
+        self.peers.settle();
+        if self.ports != *inputs.ports {
+            self.ports = inputs.ports.clone();
         }
-        let roles = roles(inputs);
-        let tunnel = tunnel(inputs.desired, node);
-        if dirty && !self.past.is_empty() {
-            let nodes: BTreeSet<&str> = self.installed.values().filter_map(|i| i.route.peer()).collect();
-            self.past.retain(|node, _| nodes.contains(node.as_str()));
-        }
-        if dirty || roles != self.roles || tunnel != self.tunnel {
-            self.roles = roles;
-            self.tunnel = tunnel;
-            outcome.published = Some(self.publish());
-        }
-        outcome
+        Outcome { published: dirty.then(|| self.publish()), ways_changed: self.ways.take_changed() }
     }
 
-    fn remove_unwanted(&mut self, wanted: &BTreeMap<Ipv4Net, (Route, Adjacency)>) -> bool {
-        let gone: Vec<Ipv4Net> = self.installed.keys().filter(|p| !wanted.contains_key(*p)).copied().collect();
-        for prefix in &gone {
-            self.table.remove(*prefix);
-            if let Some(i) = self.installed.remove(prefix) {
-                remember(&mut self.past, &i, hits(&self.counters, i.id).unwrap_or(0));
-                self.numbers.retire(i.id);
+    /// Whether a change lies under everything that is in force.
+    fn concerns_all(&self, inputs: Inputs<'_>, host: &Changes) -> bool {
+        host.everything
+            || host.foreign_routes
+            || self.generation() == 0
+            || self.ports.uplink != inputs.ports.uplink
+            || self.ports.host != inputs.ports.host
+    }
+
+    /// Endpoints that are different, or whose port is.
+    fn changed_endpoints(&self, inputs: Inputs<'_>, endpoints: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        let (old, new) = (&self.ports.workloads, &inputs.ports.workloads);
+        let mut out = endpoints.clone();
+        if old != new {
+            let differ = old.keys().chain(new.keys()).filter(|name| old.get(*name) != new.get(*name));
+            out.extend(differ.map(|name| name.as_str().into()));
+        }
+        out
+    }
+
+    /// The prefixes to plan anew.
+    fn touched(&mut self, inputs: Inputs<'_>, parts: &Parts, host: &Changes, endpoints: &BTreeSet<Arc<str>>) -> BTreeSet<Ipv4Net> {
+        let mut out: BTreeSet<Ipv4Net> = parts.routes.iter().filter_map(v4).collect();
+        let endpoints = endpoints.iter().filter_map(|name| inputs.desired.endpoints.get(name));
+        out.extend(endpoints.flat_map(|e| &e.addresses).map(|ip| Ipv4Net::from(*ip)));
+        if host.addresses {
+            let last = std::mem::replace(&mut self.own, own(inputs.view));
+            out.extend(last.symmetric_difference(&self.own).map(|ip| Ipv4Net::from(*ip)));
+        }
+        for (dev, address) in &host.neighbours {
+            out.extend(self.ways.users(*dev, *address));
+        }
+        out
+    }
+
+    fn update_prefixes(&mut self, inputs: Inputs<'_>, node: &ThisNode, touched: BTreeSet<Ipv4Net>, oldest: u64) -> bool {
+        let mut dirty = false;
+        for prefix in touched {
+            let route = inputs.desired.routes.get(&IpNet::V4(prefix)).cloned();
+            dirty |= match route.or_else(|| self.host_route(prefix)) {
+                Some(route) => self.install(inputs, node, prefix, route, oldest),
+                None => self.uninstall(prefix),
+            };
+        }
+        dirty
+    }
+
+    fn update_all(&mut self, inputs: Inputs<'_>, node: &ThisNode, oldest: u64) -> bool {
+        self.ways.reset(inputs.view, inputs.ports.uplink.as_ref());
+        self.own = own(inputs.view);
+        let mut dirty = false;
+        let host: Vec<Ipv4Net> = self.own.iter().map(|ip| Ipv4Net::from(*ip)).chain([Ipv4Net::default()]).collect();
+        let is_wanted = |p: &Ipv4Net| inputs.desired.routes.contains_key(&IpNet::V4(*p)) || host.contains(p);
+        let gone: Vec<Ipv4Net> = self.installed.keys().filter(|p| !is_wanted(p)).copied().collect();
+        for prefix in gone {
+            dirty |= self.uninstall(prefix);
+        }
+        for (prefix, route) in &inputs.desired.routes {
+            if let Some(prefix) = v4(prefix) {
+                dirty |= self.install(inputs, node, prefix, route.clone(), oldest);
             }
         }
-        !gone.is_empty()
+        for prefix in host.into_iter().filter(|p| !inputs.desired.routes.contains_key(&IpNet::V4(*p))) {
+            dirty |= self.install(inputs, node, prefix, Route::Host, oldest);
+        }
+        dirty |= self.update_roles(inputs);
+        let tunnel = tunnel(inputs.desired, node);
+        dirty |= tunnel != self.tunnel;
+        self.tunnel = tunnel;
+        dirty
+    }
+
+    /// The host's own: its addresses, and the default route for what leaves the pools.
+    fn host_route(&self, prefix: Ipv4Net) -> Option<Route> {
+        let is_own = prefix.prefix_len() == 32 && self.own.contains(&prefix.addr());
+        (is_own || prefix == Ipv4Net::default()).then_some(Route::Host)
     }
 
     /// Puts one route in force; true if the data plane sees a difference.
-    fn install(&mut self, prefix: Ipv4Net, route: Route, adjacency: Adjacency, oldest: u64) -> bool {
+    fn install(&mut self, inputs: Inputs<'_>, node: &ThisNode, prefix: Ipv4Net, route: Route, oldest: u64) -> bool {
+        let before = self.installed.get(&prefix).and_then(|i| i.route.underlay());
+        let mut context = Context { inputs, node, ways: &mut self.ways, taken: None };
+        let adjacency = match (&route, prefix.prefix_len()) {
+            (Route::Host, 0) => context.punt(PuntReason::HostRoute),
+            _ => context.build(prefix, &route),
+        };
+        let taken = context.taken;
+        if let Some(before) = before.filter(|b| taken != Some(*b)) {
+            self.ways.release(prefix, before);
+        }
         if let Some(i) = self.installed.get_mut(&prefix) {
             if i.route.peer() != route.peer() {
                 let taken = hits(&self.counters, i.id).unwrap_or(0);
-                remember(&mut self.past, i, taken);
+                self.peers.leave(&i.route, taken.saturating_sub(i.node_base));
+                self.peers.join(&route);
                 i.node_base = taken;
             }
             i.route = route;
-            if i.adjacency == adjacency {
+            if *self.adjacencies.get(i.id) == adjacency {
                 return false;
             }
             // In place: the route keeps its number and its packet count.
-            i.adjacency = adjacency;
             self.adjacencies.set(i.id, adjacency);
             return true;
         }
@@ -172,8 +279,48 @@ impl Planner {
         let base = hits(&self.counters, id).unwrap_or(0);
         self.adjacencies.set(id, adjacency);
         self.table.insert(prefix, id);
-        self.installed.insert(prefix, Installed { route, id, adjacency, base, node_base: base });
+        self.peers.join(&route);
+        self.installed.insert(prefix, Installed { route, id, base, node_base: base });
         true
+    }
+
+    fn uninstall(&mut self, prefix: Ipv4Net) -> bool {
+        let Some(gone) = self.installed.remove(&prefix) else { return false };
+        if let Some(address) = gone.route.underlay() {
+            self.ways.release(prefix, address);
+        }
+        let taken = hits(&self.counters, gone.id).unwrap_or(0);
+        self.peers.leave(&gone.route, taken.saturating_sub(gone.node_base));
+        self.table.remove(prefix);
+        self.numbers.retire(gone.id);
+        true
+    }
+
+    fn update_roles(&mut self, inputs: Inputs<'_>) -> bool {
+        let roles = roles(inputs);
+        let differ = roles != self.roles;
+        self.roles = roles;
+        differ
+    }
+
+    fn update_tunnel(&mut self, desired: &Desired, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+        let mut dirty = false;
+        for (set, wanted) in [(&mut self.tunnel.nodes, &desired.nodes), (&mut self.tunnel.senders, &desired.senders)] {
+            for address in addresses {
+                let (number, is) = (u32::from(*address), wanted.contains(address));
+                if set.contains(&number) != is {
+                    dirty = true;
+                    // Copied once: the snapshot in force keeps its own.
+                    let set = Arc::make_mut(set);
+                    if is {
+                        set.insert(number)
+                    } else {
+                        set.remove(&number)
+                    };
+                }
+            }
+        }
+        dirty
     }
 
     fn publish(&mut self) -> u64 {
@@ -189,14 +336,13 @@ impl Planner {
     }
 }
 
-/// Adds what a route carried to the node that it leads to no longer; `hits` is its adjacency's count.
-fn remember(past: &mut BTreeMap<String, u64>, gone: &Installed, hits: u64) {
-    let carried = hits.saturating_sub(gone.node_base);
-    if let Some(node) = gone.route.peer()
-        && carried > 0
-    {
-        *past.entry(node.to_owned()).or_default() += carried;
-    }
+fn v4(net: &IpNet) -> Option<Ipv4Net> {
+    if let IpNet::V4(net) = net { Some(*net) } else { None }
+}
+
+/// This host's addresses, loopback ones left out.
+fn own(view: &View) -> BTreeSet<Ipv4Addr> {
+    view.addresses.iter().map(|(_, a)| a.addr()).filter(|a| !a.is_loopback()).collect()
 }
 
 /// Packets that took an adjacency, over all workers; `None` if it is not counted.
@@ -209,6 +355,15 @@ pub fn mtu16(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
+/// The MTU that the pods' follows from: the smallest of the uplink's and of the other links' that are up and match the
+/// node's pattern, as Calico's agents on the host and the CNI plugin count it.
+pub fn host_mtu(node: &ThisNode, view: &View, uplink: &str) -> u16 {
+    static DEFAULT: LazyLock<Option<Pattern>> = LazyLock::new(|| DEFAULT_MTU_LINKS.parse().ok());
+    let pattern = node.mtu_links.as_ref().or(DEFAULT.as_ref());
+    let counts = |l: &&Link| l.name == uplink || (l.up && pattern.is_some_and(|p| p.matches(&l.name)));
+    view.links.values().filter(counts).map(|l| mtu16(l.mtu)).min().unwrap_or(UNKNOWN_HOST_MTU)
+}
+
 /// MTU of packets inside VXLAN, given the uplink's.
 pub fn vxlan_mtu(node: &ThisNode, uplink: u16) -> u16 {
     node.vxlan_mtu.unwrap_or(uplink.saturating_sub(VXLAN_OVERHEAD))
@@ -219,28 +374,12 @@ pub fn ipip_mtu(node: &ThisNode, uplink: u16) -> u16 {
     node.ipip_mtu.unwrap_or(uplink.saturating_sub(IPIP_OVERHEAD))
 }
 
-/// What pods are to use: the least of the encapsulations that some pool uses, else the uplink's own MTU.
-pub fn pod_mtu(node: &ThisNode, uplink: u16) -> u16 {
-    let vxlan = node.vxlan_enabled.then(|| vxlan_mtu(node, uplink));
-    let ipip = node.ipip_enabled.then(|| ipip_mtu(node, uplink));
-    vxlan.into_iter().chain(ipip).min().unwrap_or(uplink)
-}
-
-/// Every route that should be in force. The cluster's own come first, then this host's addresses, then what
-/// leaves the pools.
-fn wanted(inputs: Inputs<'_>, context: &mut Context<'_>) -> BTreeMap<Ipv4Net, (Route, Adjacency)> {
-    let mut out = BTreeMap::new();
-    for (prefix, route) in &inputs.desired.routes {
-        if let IpNet::V4(prefix) = prefix {
-            out.insert(*prefix, (route.clone(), context.build(*prefix, route)));
-        }
-    }
-    for (_, address) in inputs.view.addresses.iter().filter(|(_, a)| !a.addr().is_loopback()) {
-        let prefix = Ipv4Net::from(address.addr());
-        out.entry(prefix).or_insert_with(|| (Route::Host, context.punt(PuntReason::HostAddress)));
-    }
-    out.entry(Ipv4Net::default()).or_insert_with(|| (Route::Host, context.punt(PuntReason::HostRoute)));
-    out
+/// What pods are to use: the least of the encapsulations that some pool uses, else the host's own MTU
+/// ([`host_mtu`]).
+pub fn pod_mtu(node: &ThisNode, host: u16) -> u16 {
+    let vxlan = node.vxlan_enabled.then(|| vxlan_mtu(node, host));
+    let ipip = node.ipip_enabled.then(|| ipip_mtu(node, host));
+    vxlan.into_iter().chain(ipip).min().unwrap_or(host)
 }
 
 fn roles(inputs: Inputs<'_>) -> Vec<PortRole> {
@@ -258,7 +397,7 @@ fn roles(inputs: Inputs<'_>) -> Vec<PortRole> {
         set(h.id, PortRole::Host);
     }
     for (name, w) in &inputs.ports.workloads {
-        if let Some(e) = inputs.desired.endpoints.get(name) {
+        if let Some(e) = inputs.desired.endpoints.get(name.as_str()) {
             set(w.out.id, PortRole::Workload(Arc::new(endpoint(e, w))));
         }
     }
@@ -282,20 +421,6 @@ fn tunnel(desired: &Desired, node: &ThisNode) -> Tunnel {
         workloads_may_vxlan: node.workloads_may_vxlan,
         workloads_may_ipip: node.workloads_may_ipip,
     }
-}
-
-/// Other nodes that claim what is ours.
-fn clashes(desired: &Desired, node: &ThisNode) -> Vec<String> {
-    let mut out = Vec::new();
-    for v in desired.vteps.values().filter(|v| v.node != node.name) {
-        if v.address == node.address.addr() {
-            out.push(format!("node {} has the same address {} as this node: one of the two must change", v.node, v.address));
-        }
-        if v.mac == node.vtep_mac {
-            out.push(format!("node {} has the same VTEP MAC {} as this node: one of the two must change", v.node, v.mac));
-        }
-    }
-    out
 }
 
 /// Whether a packet that takes the adjacency is sent somewhere (and an MTU means something).

@@ -1,6 +1,6 @@
 use super::*;
 use crate::control::desired::Vtep;
-use crate::control::netlink::{KernelRoute, Neigh, NeighState};
+use crate::control::netlink::{KernelRoute, Link, Neigh, NeighState};
 use crate::drop::DropReason;
 use crate::frame::GsoSet;
 use crate::port::{Medium, TxCsum};
@@ -74,7 +74,8 @@ impl World {
     }
 
     fn update(&mut self) -> Outcome {
-        let o = self.planner.update(Inputs { desired: &self.desired, ports: &self.ports, view: &self.view });
+        let inputs = Inputs { desired: &self.desired, ports: &self.ports, view: &self.view };
+        let o = self.planner.update(inputs, &Delta::All, &Changes::everything());
         self.reader.refresh();
         o
     }
@@ -160,7 +161,8 @@ fn lookups_answer_by_kind() {
 fn an_unresolved_neighbour_gleans_and_then_keeps_its_number() {
     let mut w = World::new();
     let o = w.update();
-    assert_eq!(o.hops, [NextHop { address: ip("10.1.0.2"), dev: UPLINK }].into());
+    assert!(o.ways_changed);
+    assert_eq!(w.planner.hops().collect::<Vec<_>>(), [NextHop { address: ip("10.1.0.2"), dev: UPLINK }]);
     let glean = w.at("10.244.2.9");
     assert_eq!((glean.kind, glean.peer, glean.port), (AdjKind::Glean, ip("10.1.0.2").into(), PortId::NONE));
     let before = w.id("10.244.2.9");
@@ -174,12 +176,14 @@ fn an_unresolved_neighbour_gleans_and_then_keeps_its_number() {
 fn a_gateway_is_the_neighbour_and_no_route_is_a_drop_with_a_warning() {
     let mut w = World::new();
     w.view.routes.clear();
-    let o = w.update();
+    w.update();
     assert_eq!(w.at("10.244.2.9").kind, AdjKind::Drop(DropReason::RouteDrop));
-    assert!(o.warnings.iter().any(|l| l.contains("10.1.0.2") && l.contains("eth0")), "{:?}", o.warnings);
+    let warnings = w.planner.warnings();
+    assert!(warnings.iter().any(|l| l.contains("10.1.0.2") && l.contains("eth0")), "{warnings:?}");
     w.route("0.0.0.0/0", Some("10.1.0.254"));
     w.neighbour("10.1.0.254", MAC_B);
-    assert!(w.update().warnings.is_empty());
+    w.update();
+    assert!(w.planner.warnings().is_empty());
     assert_eq!(w.at("10.244.2.9").rewrite.as_slice()[..6], MAC_B.0);
 }
 
@@ -192,12 +196,12 @@ fn socket_media_need_no_neighbour() {
     w.desired.routes.insert("10.244.4.0/26".parse().unwrap(), Route::Ipip { node: "b".into(), address: ip("10.1.0.2") });
     let direct = Route::Direct { node: "b".into(), address: ip("10.1.0.2") };
     w.desired.routes.insert("10.244.5.0/26".parse().unwrap(), direct);
-    let o = w.update();
+    w.update();
     let (vxlan, ipip) = (w.at("10.244.2.1"), w.at("10.244.4.1"));
     assert_eq!((vxlan.kind, vxlan.port, vxlan.rewrite.as_slice().len(), vxlan.mtu), (AdjKind::Vxlan, PortId(3), 22, 1450));
     assert_eq!((ipip.kind, ipip.port, ipip.rewrite.as_slice().len(), ipip.mtu), (AdjKind::Ipip, PortId(4), 20, 1480));
     assert_eq!(w.at("10.244.5.1").kind, AdjKind::Glean, "the packet socket needs a MAC");
-    assert_eq!(o.hops.len(), 1);
+    assert_eq!(w.planner.hops().count(), 1);
     w.neighbour("10.1.0.2", MAC_B);
     w.update();
     let direct = w.at("10.244.5.1");
@@ -228,14 +232,14 @@ fn a_number_is_reused_only_after_every_worker_moved_on_and_counts_from_zero() {
     w.desired.routes.remove(&"10.244.3.0/26".parse::<IpNet>().unwrap());
     // The worker has not taken the new generation up yet.
     let inputs = Inputs { desired: &w.desired, ports: &w.ports, view: &w.view };
-    w.planner.update(inputs);
+    w.planner.update(inputs, &Delta::All, &Changes::default());
     let mut more = w.desired.clone();
     more.routes.insert("10.244.7.0/26".parse().unwrap(), Route::Blackhole);
-    w.planner.update(Inputs { desired: &more, ..inputs });
+    w.planner.update(Inputs { desired: &more, ..inputs }, &Delta::All, &Changes::default());
     assert_ne!(w.planner.installed()[&net("10.244.7.0/26")].id, old);
     w.reader.refresh();
     more.routes.insert("10.244.8.0/26".parse().unwrap(), Route::Blackhole);
-    w.planner.update(Inputs { desired: &more, ports: &w.ports, view: &w.view });
+    w.planner.update(Inputs { desired: &more, ports: &w.ports, view: &w.view }, &Delta::All, &Changes::default());
     let again = &w.planner.installed()[&net("10.244.8.0/26")];
     assert_eq!((again.id, again.base), (old, 1));
     assert_eq!(hits(std::slice::from_ref(&w.counters), again.id).unwrap() - again.base, 0);
@@ -255,11 +259,22 @@ fn mtus_follow_the_configuration_before_the_uplink() {
 }
 
 #[test]
-fn a_node_with_our_address_or_mac_is_reported() {
-    let mut w = World::new();
-    let v = w.desired.vteps.get_mut("b").unwrap();
-    v.mac = Mac([0x66, 0, 0, 0, 0, 1]);
-    assert!(w.update().warnings.iter().any(|l| l.contains("node b has the same VTEP MAC")));
+fn the_host_mtu_is_the_least_of_the_links_that_count() {
+    let mut node = desired().node.unwrap();
+    let mut view = View::default();
+    let mut add = |index: u32, name: &str, mtu: u32, up: bool| {
+        view.links.insert(index, Link { index, name: name.into(), mac: None, mtu, up, running: up });
+    };
+    add(1, "lo", 65_536, true);
+    add(2, "bond0", 9000, true);
+    add(3, "cali1", 100, true);
+    add(4, "eth1", 1400, false);
+    assert_eq!(host_mtu(&node, &view, "bond0"), 9000, "the uplink counts whatever its name");
+    assert_eq!(host_mtu(&node, &view, "gone"), 1460, "nothing counts");
+    view.links.get_mut(&4).unwrap().up = true;
+    assert_eq!(host_mtu(&node, &view, "bond0"), 1400);
+    node.mtu_links = Some("^(bond|ens).*".parse().unwrap());
+    assert_eq!((host_mtu(&node, &view, "bond0"), host_mtu(&node, &view, "eth1")), (9000, 1400));
 }
 
 #[test]
@@ -277,10 +292,10 @@ fn what_was_sent_to_a_node_is_remembered_when_its_routes_go_or_move() {
     w.update();
     let moved = &w.planner.installed()[&prefix];
     assert_eq!((moved.id, moved.base, moved.node_base), (id, 0, 5));
-    assert_eq!(w.planner.past(), &BTreeMap::from([(node.to_owned(), 5)]));
+    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]));
     // The other node's count starts there; and it is dropped with its last route.
     (0..2).for_each(|_| w.counters.hit(id));
     w.desired.routes.remove(&IpNet::V4(prefix));
     w.update();
-    assert_eq!(w.planner.past(), &BTreeMap::from([(node.to_owned(), 5)]), "c has no route left");
+    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]), "c has no route left");
 }

@@ -76,7 +76,7 @@ impl Bench {
                     out.push(-i32::from(id.0) - 1);
                     self.manager.closed(0, id);
                 }
-                Command::Stop => {}
+                Command::Tap(_) | Command::Stop => {}
             }
         }
         out

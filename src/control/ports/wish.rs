@@ -99,7 +99,7 @@ pub struct Wishes {
 pub(super) fn collect(desired: &Desired, node: &ThisNode, view: &View, fixed: &Fixed) -> Wishes {
     let mut out = Wishes::default();
     let uplink = uplink(node, view, fixed);
-    let pod_mtu = u32::from(plan::pod_mtu(node, plan::mtu16(uplink.mtu)));
+    let pod_mtu = u32::from(plan::pod_mtu(node, plan::host_mtu(node, view, &fixed.uplink)));
     out.by_key.insert(Key::Uplink, uplink);
     out.by_key.insert(Key::Host, made(fixed.host.clone(), None, pod_mtu, None));
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
@@ -123,7 +123,7 @@ pub(super) fn collect(desired: &Desired, node: &ThisNode, view: &View, fixed: &F
             }
             owners.insert(&e.interface, name);
         }
-        out.by_key.insert(Key::Workload(name.clone()), wish);
+        out.by_key.insert(Key::Workload(name.to_string()), wish);
     }
     out
 }

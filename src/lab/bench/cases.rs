@@ -23,7 +23,7 @@ pub enum Subject {
 }
 
 /// Every case, in the order of the report.
-pub const CASES: [Case; 15] = [
+pub const CASES: [Case; 16] = [
     Case { name: "tcp1", subject: Subject::Engines },
     Case { name: "tcp4", subject: Subject::Engines },
     Case { name: "tcp1-plain-nic", subject: Subject::Engines },
@@ -31,6 +31,7 @@ pub const CASES: [Case; 15] = [
     Case { name: "udp64-1000flows", subject: Subject::Engines },
     Case { name: "tcp-rr", subject: Subject::Engines },
     Case { name: "udp-rr", subject: Subject::Engines },
+    Case { name: "tcp-rr-busy", subject: Subject::Engines },
     Case { name: "cpu-per-gb", subject: Subject::Engines },
     Case { name: "idle-cpu", subject: Subject::Engines },
     Case { name: "rss", subject: Subject::Engines },
@@ -92,6 +93,7 @@ pub struct Traffic {
     pub streams: usize,
     pub direction: Direction,
     pub underlay: Underlay,
+    pub cores: Cores,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,14 @@ pub enum Underlay {
     AsItIs,
     /// Packets no longer than the MTU between nodes, joined at reception: nearer to a plain NIC.
     PlainNic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// Nothing else is to be done.
+    Free,
+    /// As many threads as there are cores compute all the time.
+    Busy,
 }
 
 /// What one measurement found. Parts that an action does not concern are zero.
@@ -140,15 +150,22 @@ impl Outcome {
 }
 
 const fn tcp(streams: usize, direction: Direction, underlay: Underlay) -> Action {
-    Action::Exchange(Traffic { receiver: "tcp-recv", sender: "tcp-send", streams, direction, underlay })
+    Action::Exchange(Traffic { receiver: "tcp-recv", sender: "tcp-send", streams, direction, underlay, cores: Cores::Free })
 }
 
 const fn udp(streams: usize, direction: Direction) -> Action {
-    Action::Exchange(Traffic { receiver: "udp-sink", sender: "udp-blast", streams, direction, underlay: Underlay::AsItIs })
+    Action::Exchange(Traffic {
+        receiver: "udp-sink",
+        sender: "udp-blast",
+        streams,
+        direction,
+        underlay: Underlay::AsItIs,
+        cores: Cores::Free,
+    })
 }
 
-const fn ask(receiver: &'static str, sender: &'static str) -> Action {
-    Action::Exchange(Traffic { receiver, sender, streams: 1, direction: Direction::Out, underlay: Underlay::AsItIs })
+const fn ask(receiver: &'static str, sender: &'static str, cores: Cores) -> Action {
+    Action::Exchange(Traffic { receiver, sender, streams: 1, direction: Direction::Out, underlay: Underlay::AsItIs, cores })
 }
 
 const fn gbit(name: &'static str) -> Row {
@@ -167,7 +184,7 @@ const IDLE: &str = "% of a core, engines, no traffic";
 const RESIDENT: &str = "MB resident, larger engine";
 
 /// Every run, in the order of running. Idling and memory come after traffic: what traffic leaves behind counts.
-pub const RUNS: [Run; 15] = [
+pub const RUNS: [Run; 16] = [
     Run {
         name: "tcp1",
         subject: Subject::Engines,
@@ -192,14 +209,23 @@ pub const RUNS: [Run; 15] = [
     Run {
         name: "tcp-rr",
         subject: Subject::Engines,
-        action: ask("tcp-echo", "tcp-ask"),
+        action: ask("tcp-echo", "tcp-ask", Cores::Free),
         rows: &[lower("tcp-rr", "tcp-rr", "us, p50", |o| o.sent.p50), lower("tcp-rr", "tcp-rr-p99", "us, p99", |o| o.sent.p99)],
     },
     Run {
         name: "udp-rr",
         subject: Subject::Engines,
-        action: ask("udp-echo", "udp-ask"),
+        action: ask("udp-echo", "udp-ask", Cores::Free),
         rows: &[lower("udp-rr", "udp-rr", "us, p50", |o| o.sent.p50), lower("udp-rr", "udp-rr-p99", "us, p99", |o| o.sent.p99)],
+    },
+    Run {
+        name: "tcp-rr-busy",
+        subject: Subject::Engines,
+        action: ask("tcp-echo", "tcp-ask", Cores::Busy),
+        rows: &[
+            lower("tcp-rr-busy", "tcp-rr-busy", "us, p50", |o| o.sent.p50),
+            lower("tcp-rr-busy", "tcp-rr-busy-mean", "us, mean", |o| o.sent.seconds * 1e6 / o.sent.packets as f64),
+        ],
     },
     Run {
         name: "idle-cpu",

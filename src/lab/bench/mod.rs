@@ -11,13 +11,16 @@ use super::load::Measured;
 use super::spec::{Encap, Plan, Spec, netns_path};
 use super::state::State;
 use super::{LabError, Progress, sys};
-use cases::{Action, Direction, Outcome, Row, Run, Subject, Traffic, Underlay};
+use cases::{Action, Cores, Direction, Outcome, Row, Run, Subject, Traffic, Underlay};
 use cpu::Reading;
 use offload::PlainNic;
 use report::{Case, Pair, Report, figure};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Where receivers listen; pods have nothing else.
@@ -166,7 +169,10 @@ impl Labs {
             Action::Exchange(traffic) => {
                 let nic = (traffic.underlay == Underlay::PlainNic).then(|| PlainNic::new(&lab.plan)).transpose()?;
                 let before = reading();
-                let (received, sent) = exchange(&lab.plan, traffic, time).map_err(|e| {
+                let busy = (traffic.cores == Cores::Busy).then(Hogs::new);
+                let exchanged = exchange(&lab.plan, traffic, time);
+                drop(busy);
+                let (received, sent) = exchanged.map_err(|e| {
                     let from = if lab.engines.is_empty() { "the kernel" } else { "the engine" };
                     LabError::Load(format!("{} through {from}: {e}", run.name))
                 })?;
@@ -193,6 +199,36 @@ fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// Threads that compute, one for each core, until dropped.
+struct Hogs {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Hogs {
+    fn new() -> Hogs {
+        let stop = Arc::new(AtomicBool::new(false));
+        let hog = |stop: Arc<AtomicBool>| {
+            move || {
+                let mut x = 1u64;
+                while !stop.load(Ordering::Relaxed) {
+                    (0..1000).for_each(|_| x = std::hint::black_box(x.wrapping_mul(0x5851_f42d_4c95_7f2d)));
+                }
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Hogs { threads: (0..cores).map(|_| std::thread::spawn(hog(stop.clone()))).collect(), stop }
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // They have nothing to say and cannot panic.
+        self.threads.drain(..).for_each(|t| drop(t.join()));
+    }
 }
 
 /// A child that does not outlive an error.
@@ -252,7 +288,19 @@ mod tests {
     fn cases_are_those_that_the_options_allow() {
         assert_eq!(
             options().wanted().unwrap(),
-            ["tcp1", "tcp4", "tcp1-plain-nic", "udp64", "udp64-1000flows", "tcp-rr", "udp-rr", "cpu-per-gb", "idle-cpu", "rss"]
+            [
+                "tcp1",
+                "tcp4",
+                "tcp1-plain-nic",
+                "udp64",
+                "udp64-1000flows",
+                "tcp-rr",
+                "udp-rr",
+                "tcp-rr-busy",
+                "cpu-per-gb",
+                "idle-cpu",
+                "rss"
+            ]
         );
         let all = Options { kernel_peer: true, idle_pods: 9, ..options() };
         assert_eq!(all.wanted().unwrap().len(), cases::CASES.len());
@@ -274,6 +322,19 @@ mod tests {
         assert_eq!(names(&options(), &runs("udp64-in")), ["bp", "bk"]);
         let (_, peer) = options().labs(&runs("tcp1-out")).remove(0);
         assert_eq!((peer.nodes, peer.kernel_nodes, peer.pods), (1, 1, 1));
+    }
+
+    #[test]
+    fn hogs_use_every_core_until_they_are_dropped() {
+        let pid = [std::process::id()];
+        let before = Reading::now(&pid, &pid);
+        let hogs = Hogs::new();
+        assert_eq!(hogs.threads.len(), std::thread::available_parallelism().unwrap().get());
+        std::thread::sleep(Duration::from_millis(100));
+        let watch = Arc::downgrade(&hogs.stop);
+        drop(hogs);
+        assert!(watch.upgrade().is_none(), "every thread has ended");
+        assert!(Reading::now(&pid, &pid).since(&before).engines > 0.02);
     }
 
     #[test]

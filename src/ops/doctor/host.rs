@@ -27,6 +27,16 @@ pub(super) fn configuration(m: &Machine) -> Vec<Finding> {
             "create it, or correct datastore.path",
         )),
         Datastore::File { path } => out.push(Finding::ok("datastore", format!("folder {}", path.display()))),
+        Datastore::Kubernetes { kubeconfig: Some(path) } => out.push(match std::fs::metadata(path) {
+            Ok(_) => Finding::ok("datastore", format!("kubernetes by {}", path.display())),
+            Err(e) => Finding::bad(
+                "datastore",
+                State::Failure,
+                format!("{}: {e}", path.display()),
+                "create it, or correct datastore.kubeconfig or KUBECONFIG",
+            ),
+        }),
+        Datastore::Kubernetes { kubeconfig: None } => out.push(Finding::ok("datastore", "kubernetes by the pod's service account")),
     }
     let cpus = m.read("proc/cpuinfo").map_or(0, |t| t.lines().filter(|l| l.starts_with("processor")).count());
     if cpus > 0 && usize::from(config.workers) > cpus {

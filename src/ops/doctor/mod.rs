@@ -9,6 +9,7 @@ mod sockets;
 use super::api::Client;
 use super::view::StatusRow;
 use crate::control::config::{Config, ConfigError};
+use crate::control::env::Environment;
 use crate::control::netlink::{Link, Netlink, View};
 use crate::port::probe::Probe;
 use crate::port::{probe, sys};
@@ -83,7 +84,7 @@ pub struct Machine {
 impl Machine {
     /// This one, in the calling process's network namespace.
     pub fn look(config_path: &Path, socket: &Path) -> io::Result<Machine> {
-        let config = Config::load(config_path);
+        let config = Config::load(config_path, &Environment::of_process());
         let uplink = config.as_ref().ok().map(|c| c.uplink.interface.clone());
         Ok(Machine {
             root: "/".into(),

@@ -25,7 +25,7 @@ impl Fake {
         let names =
             [probe::TUN_DEVICE, probe::AF_PACKET, probe::AF_XDP, probe::UDP_SEGMENT, probe::UDP_GRO, probe::RAW_IPIP, probe::TUNNEL_GSO];
         let machine = Machine {
-            config: Config::load(&root.join("node.yaml")),
+            config: Config::load(&root.join("node.yaml"), &Environment::default()),
             config_path: root.join("node.yaml"),
             view,
             daemon: None,
@@ -86,7 +86,7 @@ fn every_warning_and_failure_has_a_remedy() {
     f.put("proc/sys/net/ipv4/ip_forward", "0");
     f.put("proc/cpuinfo", "processor\t: 0\n");
     f.put("node.yaml", &format!("{CONFIG}workers: 2\n"));
-    f.machine.config = Config::load(&f.machine.config_path);
+    f.machine.config = Config::load(&f.machine.config_path, &Environment::default());
     fs::remove_dir(f.dir.path().join("manifests")).unwrap();
     f.machine.view = View::default();
     f.machine.clock = Some(false);
@@ -119,10 +119,10 @@ fn capabilities_by_their_bits() {
 #[test]
 fn configurations() {
     let mut f = Fake::new();
-    f.machine.config = Config::load(Path::new("/nonexistent"));
+    f.machine.config = Config::load(Path::new("/nonexistent"), &Environment::default());
     assert_eq!(f.worst("configuration").0, State::Warning, "before installing there is none");
     f.put("node.yaml", "nodes: a\n");
-    f.machine.config = Config::load(&f.machine.config_path);
+    f.machine.config = Config::load(&f.machine.config_path, &Environment::default());
     let (state, found, _) = f.worst("configuration");
     assert!(state == State::Failure && found.contains("nodes: unknown key"), "{found}");
 }

@@ -5,7 +5,7 @@
 pub mod family;
 mod read;
 
-use super::http::{self, Answer, Handler};
+use super::server::{self, Answer, Handler};
 use crate::control::facts::Shared;
 use family::{Family, Type};
 use prometheus::core::Collector;
@@ -35,13 +35,13 @@ impl Metrics {
 }
 
 impl Handler for Metrics {
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str, _query: Option<&str>) -> Answer {
         if path != "/metrics" {
-            return Answer::error(http::NOT_FOUND, "no such resource; there is /metrics");
+            return Answer::error(server::NOT_FOUND, "no such resource; there is /metrics");
         }
         match self.text() {
-            Ok(text) => Answer { status: http::OK, kind: TEXT_FORMAT, body: text.into_bytes() },
-            Err(e) => Answer::error(http::INTERNAL_ERROR, &e.to_string()),
+            Ok(text) => Answer { status: server::OK, kind: TEXT_FORMAT, body: text.into_bytes() },
+            Err(e) => Answer::error(server::INTERNAL_ERROR, &e.to_string()),
         }
     }
 }

@@ -34,7 +34,7 @@ fn node(shared: &Shared, facts: &Facts, out: &mut Set) {
     out.add(&f::BUILD, [([env!("CARGO_PKG_VERSION").to_owned(), facts.node.clone()], Value::Number(1.0))]);
     out.one(&f::IN_SYNC, facts.in_sync);
     out.one(&f::READY, facts.in_sync && shared.tally().is_programmed());
-    out.one(&f::PROBLEMS, shared.problems().len());
+    out.one(&f::PROBLEMS, shared.problems(facts).len());
 }
 
 /// How packets ended.

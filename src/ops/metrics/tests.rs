@@ -49,7 +49,10 @@ fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     facts.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
     facts.routes = (0..peers).map(|i| route(i + 1, &format!("peer-{i:04}"))).collect();
     facts.vteps = vec![Vtep { node: "n2".into(), address: [10, 0, 0, 2].into(), tunnel_address: [10, 1, 0, 0].into(), mac: Mac([2; 6]) }];
-    (Arc::new(Shared::new(facts, vec![counters.clone()])), counters)
+    let shared = Shared::new(facts, vec![counters.clone()], tokio::sync::mpsc::unbounded_channel().0);
+    // Nobody answers but the tests.
+    shared.close();
+    (Arc::new(shared), counters)
 }
 
 /// What an independent reader makes of the exposition: value by name and labels.
@@ -85,7 +88,7 @@ fn an_independent_reader_finds_every_declared_metric_and_no_other() {
     let socket = Observed::new(UdpSocket::bind("127.0.0.1:0").unwrap().into());
     let mut facts = (*shared.facts()).clone();
     facts.ports[0].losses = Losses(Arc::new([socket.reader(Kind::Buffer)]));
-    shared.set(facts);
+    shared.answer(|| facts);
     let found = names(&scrape(&Metrics::new(shared)));
     let own: BTreeSet<&str> = found.iter().map(String::as_str).filter(|n| !n.starts_with("process_")).collect();
     assert_eq!(own, ALL.iter().map(|f| f.name).collect::<BTreeSet<_>>());
@@ -137,7 +140,7 @@ fn sums_of_a_role_and_of_a_peer_survive_what_they_summed() {
     facts.past_ports.insert("workload", PortTotals { rx_frames: 10, ..PortTotals::default() });
     facts.routes = vec![route(2, "peer-0000")];
     facts.past_peers.insert("peer-0000".into(), 1);
-    shared.set(facts);
+    shared.answer(|| facts);
     assert_eq!(key.map(|k| scrape(&metrics)[k]), before);
 }
 
@@ -160,7 +163,7 @@ fn strange_names_are_escaped() {
     let (shared, _) = sample(0, 0);
     let mut facts = (*shared.facts()).clone();
     facts.ports.push(port(9, "workload", Some("odd\"name\\with\nall".into())));
-    shared.set(facts);
+    shared.answer(|| facts);
     let all = scrape(&Metrics::new(shared));
     assert!(all.keys().any(|k| k.starts_with("tortie_pod_bytes_total") && k.contains("odd")), "{all:?}");
 }

@@ -13,17 +13,17 @@ pub use tunnel::DEVICE as SUPER_FRAME_DEVICE;
 use tunnel::Tunnel;
 pub use tx::SOURCES;
 
-use super::mmsg::{self, Readiness, Received, RecvTable};
+use super::losses::{Kind, LossReader, Observed};
+use super::mmsg::{self, Readiness};
+use super::receive::{Joined, Receiver};
 use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys};
-use crate::frame::{Batch, Csum, Frame, FramePool, Gso, GsoKind, GsoSet};
+use crate::frame::{Batch, FramePool, Gso, GsoKind, GsoSet};
 use crate::wire::{be16, ether, flow, ipv4, vxlan};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Datagrams per receive call.
-const RX_MESSAGES: usize = 32;
 /// Socket buffers, bytes: what a 10 Gbit/s burst brings while the worker is away for some milliseconds.
 const RCVBUF: libc::c_int = 16 << 20;
 const SNDBUF: libc::c_int = 4 << 20;
@@ -58,10 +58,8 @@ pub struct UdpPort {
 }
 
 struct Io {
-    rx: OwnedFd,
-    table: RecvTable,
-    /// Bytes of the front datagram that were already delivered (it was several joined by GRO).
-    taken: usize,
+    socket: Observed,
+    rx: Receiver,
     ready: Readiness,
     tx: tx::Sender,
 }
@@ -142,7 +140,7 @@ fn open_queue(spec: &UdpSpec<'_>, rx: OwnedFd, queue: u16, mtu: u32, tunnel: Opt
         queue,
     };
     let tx = tx::Sender::new(senders, spec.port, offload, tunnel);
-    Ok(UdpPort { caps, refusal: None, io: Some(Io { rx, table: RecvTable::new(RX_MESSAGES), taken: 0, ready, tx }) })
+    Ok(UdpPort { caps, refusal: None, io: Some(Io { socket: Observed::new(rx), rx: Receiver::new(joined), ready, tx }) })
 }
 
 /// The sending socket for the `i`-th share of the source port range: bound to a port in it, never receiving.
@@ -194,25 +192,9 @@ impl Port for UdpPort {
 
     fn rx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport> {
         let io = self.io.as_mut().ok_or_else(released)?;
-        let mut report = RxReport::default();
-        let mut more = true;
-        while out.room() > 0 {
-            if io.table.waiting() == 0 {
-                // Without a slot for even one datagram they are better off in the socket's buffer.
-                if !more || pool.free() == (0, 0) {
-                    break;
-                }
-                more = io.table.fill(io.rx.as_fd(), out.room())?;
-                if io.table.waiting() == 0 {
-                    break;
-                }
-            }
-            if !io.deliver(pool, out, &mut report) {
-                break;
-            }
-        }
-        io.ready.set_held(io.table.waiting() > 0);
-        Ok(report)
+        let report = io.rx.burst(io.socket.as_fd(), pool, out);
+        io.ready.set_held(io.rx.holds());
+        report
     }
 
     fn tx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<TxReport> {
@@ -223,73 +205,29 @@ impl Port for UdpPort {
         self.io.as_ref().map(|io| io.ready.fd())
     }
 
-    /// Closes the sockets. No slot is held between calls: received datagrams wait in the port's own buffers.
-    fn release(&mut self, _pool: &mut FramePool) {
-        self.io = None;
+    fn losses(&self) -> Vec<LossReader> {
+        self.io.iter().flat_map(|io| [io.socket.reader(Kind::Buffer)].into_iter().chain(io.tx.losses())).collect()
+    }
+
+    fn release(&mut self, pool: &mut FramePool) {
+        if let Some(mut io) = self.io.take() {
+            io.rx.release(pool);
+        }
     }
 }
 
-impl Io {
-    /// Copies the front datagram, or what is left of it, into slots. False when the pool has none for the next
-    /// piece or `out` is full; the rest stays for the next call.
-    fn deliver(&mut self, pool: &mut FramePool, out: &mut Batch, report: &mut RxReport) -> bool {
-        let Some(d) = self.table.front() else { return true };
-        let Some(from) = d.from else {
-            report.malformed += 1;
-            self.table.pop();
-            return true;
-        };
-        let joined = Joined::of(&d);
-        while out.room() > 0 {
-            let rest = &d.bytes[self.taken..];
-            let piece = &rest[..rest.len().min(joined.step)];
-            let Some(mut f) = pool.take_for(piece.len()) else { return false };
-            pool.room_mut(&f)[..piece.len()].copy_from_slice(piece);
-            pool.set_len(&mut f, piece.len());
-            describe(&mut f, from, d.tos, joined.gso);
-            out.push(f);
-            self.taken += piece.len();
-            if self.taken >= d.bytes.len() {
-                self.taken = 0;
-                self.table.pop();
-                return true;
-            }
+/// A GRO size normally says that several tunnel packets were joined. But a VXLAN device behind a veth pair sends a
+/// workload's UDP super-frame (USO) as one datagram and leaves its inner segment size in the same place: then the
+/// inner packet is as long as the datagram, and the size is the inner one.
+fn joined(bytes: &[u8], segment: Option<usize>) -> Joined {
+    let Some(size) = segment.filter(|s| *s < bytes.len()) else { return Joined::NOT };
+    let inner = bytes.get(PREFIX..PREFIX + ipv4::HEADER).filter(|p| p[0] >> 4 == 4 && be16(bytes, PREFIX - 2) == ether::TYPE_IPV4);
+    match inner {
+        Some(p) if PREFIX + ipv4::total_len(p) > size => {
+            let gso = u16::try_from(size).ok().filter(|_| ipv4::proto(p) == ipv4::PROTO_UDP);
+            Joined { gso: gso.map(|size| Gso { kind: GsoKind::Udp, size }), ..Joined::NOT }
         }
-        false
-    }
-}
-
-fn describe(f: &mut Frame, from: Ipv4Addr, tos: u8, gso: Option<Gso>) {
-    f.peer = IpAddr::V4(from);
-    f.outer_tos = tos;
-    f.gso = gso;
-    f.csum = Csum::MayBePartial;
-}
-
-/// What a received datagram consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Joined {
-    /// Bytes per tunnel packet.
-    step: usize,
-    gso: Option<Gso>,
-}
-
-impl Joined {
-    /// A GRO size normally says that several tunnel packets were joined. But a VXLAN device behind a veth pair
-    /// sends a workload's UDP super-frame (USO) as one datagram and leaves its inner segment size in the same
-    /// place: then the inner packet is as long as the datagram, and the size is the inner one.
-    fn of(d: &Received<'_>) -> Joined {
-        const INNER: usize = vxlan::HEADER + ether::HEADER;
-        let whole = Joined { step: usize::MAX, gso: None };
-        let Some(size) = d.segment.filter(|s| *s < d.bytes.len()) else { return whole };
-        let inner = d.bytes.get(INNER..INNER + ipv4::HEADER).filter(|p| p[0] >> 4 == 4 && be16(d.bytes, INNER - 2) == ether::TYPE_IPV4);
-        match inner {
-            Some(p) if INNER + ipv4::total_len(p) > size => {
-                let gso = u16::try_from(size).ok().filter(|_| ipv4::proto(p) == ipv4::PROTO_UDP);
-                Joined { gso: gso.map(|size| Gso { kind: GsoKind::Udp, size }), ..whole }
-            }
-            _ => Joined { step: size, gso: None },
-        }
+        _ => Joined { step: size, gso: None },
     }
 }
 
@@ -308,24 +246,19 @@ mod tests {
         d
     }
 
-    fn of(bytes: &[u8], segment: Option<usize>) -> Joined {
-        Joined::of(&Received { bytes, from: None, tos: 0, segment })
-    }
-
     #[test]
     fn joined_datagrams_and_super_packets_are_told_apart() {
-        let whole = Joined { step: usize::MAX, gso: None };
         let several = datagram(3000, 978, ipv4::PROTO_UDP);
-        assert_eq!(of(&several, Some(1000)), Joined { step: 1000, gso: None });
-        assert_eq!(of(&several, None), whole);
-        assert_eq!(of(&several, Some(3000)), whole);
+        assert_eq!(joined(&several, Some(1000)), Joined { step: 1000, gso: None });
+        assert_eq!(joined(&several, None), Joined::NOT);
+        assert_eq!(joined(&several, Some(3000)), Joined::NOT);
         let uso = datagram(3000, 2978, ipv4::PROTO_UDP);
-        assert_eq!(of(&uso, Some(1000)), Joined { gso: Some(Gso { kind: GsoKind::Udp, size: 1000 }), ..whole });
-        assert_eq!(of(&datagram(3000, 2978, ipv4::PROTO_TCP), Some(1000)), whole);
+        assert_eq!(joined(&uso, Some(1000)), Joined { gso: Some(Gso { kind: GsoKind::Udp, size: 1000 }), ..Joined::NOT });
+        assert_eq!(joined(&datagram(3000, 2978, ipv4::PROTO_TCP), Some(1000)), Joined::NOT);
         let mut arp = several;
         put16(&mut arp, 20, ether::TYPE_ARP);
-        assert_eq!(of(&arp, Some(1000)), Joined { step: 1000, gso: None });
-        assert_eq!(of(&[0; 30], Some(10)), Joined { step: 10, gso: None });
+        assert_eq!(joined(&arp, Some(1000)), Joined { step: 1000, gso: None });
+        assert_eq!(joined(&[0; 30], Some(10)), Joined { step: 10, gso: None });
     }
 
     #[test]

@@ -5,7 +5,9 @@ use super::tunnel::{To, Tunnel};
 use crate::encap::segment::{HEADER_MAX, Segments};
 use crate::frame::{BURST, Batch, Frame, FramePool};
 use crate::port::TxReport;
+use crate::port::losses::LossReader;
 use crate::port::mmsg::{Outgoing, Refusal, SendTable, UDP_PAYLOAD_MAX};
+use crate::port::whole::Outcome;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -114,6 +116,11 @@ impl Sender {
             partly: [None; SOURCES],
             offload,
         }
+    }
+
+    /// Where to read what the kernel lost of the super-frames that went whole.
+    pub fn losses(&self) -> Option<LossReader> {
+        self.tunnel.as_ref()?.losses()
     }
 
     /// Sends from the front of `out`, burst by burst, until all is sent or a socket is full.
@@ -238,17 +245,14 @@ impl Sender {
     fn send_whole(&mut self, pool: &FramePool, f: &Frame, i: usize, source: usize) -> Option<bool> {
         let to = To { peer: self.plan.peer[i], source_port: self.sockets[source].port };
         match self.tunnel.as_mut()?.send(f, pool.data(f), to) {
-            Ok(()) => Some(true),
-            Err(e) => match e.raw_os_error() {
-                Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Some(false),
-                // The device is gone: deleted by somebody.
-                Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO) => {
-                    self.tunnel = None;
-                    None
-                }
-                // Down, or a header that this kernel does not like: the sockets say what is wrong, if anything.
-                _ => None,
-            },
+            Outcome::Sent => Some(true),
+            Outcome::Busy => Some(false),
+            Outcome::Gone => {
+                self.tunnel = None;
+                None
+            }
+            // The sockets say what is wrong, if anything.
+            Outcome::Refused => None,
         }
     }
 

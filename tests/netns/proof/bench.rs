@@ -80,6 +80,8 @@ fn every_case_can_be_measured() {
             "tcp-rr-p99",
             "udp-rr",
             "udp-rr-p99",
+            "tcp-rr-busy",
+            "tcp-rr-busy-mean",
             "cpu-per-gb",
             "cpu-per-gb-processes",
             "idle-cpu",

@@ -1,7 +1,9 @@
 //! HTTP/1.1 as far as the daemon needs it: GET, one request per connection, over a unix socket or TCP. Small
 //! enough to be written out here.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,14 +14,15 @@ use tokio::task::JoinSet;
 pub const MAX_REQUEST: usize = 8192;
 /// Connections answered at the same time; more wait in the socket's backlog.
 pub const MAX_CONNECTIONS: usize = 16;
-/// A connection that takes longer is closed.
+/// A connection that takes longer is closed, unless its answer is a [`Lasting`] one.
 pub const CONNECTION_TIME: Duration = Duration::from_secs(15);
 
 pub const OK: &str = "200 OK";
 pub const NOT_FOUND: &str = "404 Not Found";
 pub const INTERNAL_ERROR: &str = "500 Internal Server Error";
 pub const UNAVAILABLE: &str = "503 Service Unavailable";
-const BAD_REQUEST: &str = "400 Bad Request";
+pub const CONFLICT: &str = "409 Conflict";
+pub const BAD_REQUEST: &str = "400 Bad Request";
 const NOT_ALLOWED: &str = "405 Method Not Allowed";
 
 pub const JSON: &str = "application/json";
@@ -40,12 +43,34 @@ impl Answer {
     pub fn error(status: &'static str, message: &str) -> Answer {
         Answer { status, kind: JSON, body: serde_json::json!({ "error": message }).to_string().into_bytes() }
     }
+
+    /// Writes it, and ends the connection.
+    pub async fn send(self, mut connection: Connection) -> io::Result<()> {
+        let allow = if self.status == NOT_ALLOWED { "Allow: GET\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\n{allow}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            self.status,
+            self.kind,
+            self.body.len()
+        );
+        connection.write_all(head.as_bytes()).await?;
+        connection.write_all(&self.body).await?;
+        connection.shutdown().await
+    }
 }
+
+/// Writes an answer that takes as long as it takes.
+pub type Lasting = Box<dyn FnOnce(Connection) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send>;
 
 /// What a server serves.
 pub trait Handler: Send + Sync + 'static {
-    /// The answer to GET of a path (without its query). Runs on a thread where it may take its time.
-    fn get(&self, path: &str) -> Answer;
+    /// The answer to GET of a path; `query` is what follows the '?'. Runs on a thread where it may take its time.
+    fn get(&self, path: &str, query: Option<&str>) -> Answer;
+
+    /// Who writes the answer where it is a lasting one. Must not block.
+    fn lasting(&self, _path: &str, _query: Option<&str>) -> Option<Lasting> {
+        None
+    }
 }
 
 /// Where a server listens.
@@ -54,11 +79,15 @@ pub enum Socket {
     Tcp(TcpListener),
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What a connection can do.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// An accepted connection.
+pub type Connection = Box<dyn Stream>;
+
 impl Socket {
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    async fn accept(&self) -> io::Result<Connection> {
         Ok(match self {
             Socket::Unix(l) => Box::new(l.accept().await?.0),
             Socket::Tcp(l) => Box::new(l.accept().await?.0),
@@ -78,10 +107,8 @@ pub async fn serve(socket: &Socket, handler: Arc<dyn Handler>) {
             Ok(stream) => {
                 let handler = handler.clone();
                 open.spawn(async move {
-                    match tokio::time::timeout(CONNECTION_TIME, answer(stream, handler)).await {
-                        Ok(Err(e)) => tracing::debug!("HTTP connection: {e}"),
-                        Err(_) => tracing::debug!("HTTP connection closed after {} s", CONNECTION_TIME.as_secs()),
-                        Ok(Ok(())) => {}
+                    if let Err(e) = answer(stream, handler).await {
+                        tracing::debug!("HTTP connection: {e}");
                     }
                 });
             }
@@ -94,33 +121,50 @@ pub async fn serve(socket: &Socket, handler: Arc<dyn Handler>) {
     }
 }
 
-/// Reads one request and writes its answer.
-async fn answer(mut stream: Box<dyn Stream>, handler: Arc<dyn Handler>) -> io::Result<()> {
+/// Reads one request and writes its answer. All but a lasting one must be done in time.
+async fn answer(connection: Connection, handler: Arc<dyn Handler>) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("closed after {} s", CONNECTION_TIME.as_secs()));
+    match tokio::time::timeout(CONNECTION_TIME, answer_soon(connection, handler)).await {
+        Err(_) => Err(late()),
+        Ok(Err(e)) => Err(e),
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some((connection, lasting)))) => lasting(connection).await,
+    }
+}
+
+/// Reads one request and writes its answer, unless that is a lasting one.
+async fn answer_soon(mut connection: Connection, handler: Arc<dyn Handler>) -> io::Result<Option<(Connection, Lasting)>> {
     let mut request = Vec::with_capacity(1024);
     let answer = loop {
         let mut chunk = [0u8; 1024];
-        let n = stream.read(&mut chunk).await?;
+        let n = connection.read(&mut chunk).await?;
         request.extend_from_slice(&chunk[..n]);
         if let Some(end) = head_end(&request) {
-            break respond(&request[..end], handler).await;
+            match respond(&request[..end], handler).await {
+                Reply::Whole(answer) => break answer,
+                Reply::Lasting(lasting) => return Ok(Some((connection, lasting))),
+            }
         }
         if n == 0 {
-            return Ok(());
+            return Ok(None);
         }
         if request.len() >= MAX_REQUEST {
             break Answer::error("431 Request Header Fields Too Large", "the request is longer than 8192 bytes");
         }
     };
-    let allow = if answer.status == NOT_ALLOWED { "Allow: GET\r\n" } else { "" };
-    let head = format!(
-        "HTTP/1.1 {}\r\nContent-Type: {}\r\n{allow}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        answer.status,
-        answer.kind,
-        answer.body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&answer.body).await?;
-    stream.shutdown().await
+    answer.send(connection).await?;
+    Ok(None)
+}
+
+enum Reply {
+    Whole(Answer),
+    Lasting(Lasting),
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Reply {
+        Reply::Whole(answer)
+    }
 }
 
 /// Where a head ends: at the first empty line.
@@ -129,25 +173,29 @@ pub fn head_end(b: &[u8]) -> Option<usize> {
 }
 
 /// The answer to a request's head.
-async fn respond(head: &[u8], handler: Arc<dyn Handler>) -> Answer {
+async fn respond(head: &[u8], handler: Arc<dyn Handler>) -> Reply {
     let line = head.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
     let Ok(line) = std::str::from_utf8(line) else {
-        return Answer::error(BAD_REQUEST, "the request line is not text");
+        return Answer::error(BAD_REQUEST, "the request line is not text").into();
     };
     let mut words = line.split(' ');
     let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
-        return Answer::error(BAD_REQUEST, "expected: GET PATH HTTP/1.1");
+        return Answer::error(BAD_REQUEST, "expected: GET PATH HTTP/1.1").into();
     };
     if !version.starts_with("HTTP/1.") {
-        return Answer::error("505 HTTP Version Not Supported", "HTTP/1.1 only");
+        return Answer::error("505 HTTP Version Not Supported", "HTTP/1.1 only").into();
     }
     if method != "GET" {
-        return Answer::error(NOT_ALLOWED, "only GET");
+        return Answer::error(NOT_ALLOWED, "only GET").into();
     }
-    let path = target.split('?').next().unwrap_or(target).to_owned();
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    if let Some(lasting) = handler.lasting(path, query) {
+        return Reply::Lasting(lasting);
+    }
+    let (path, query) = (path.to_owned(), query.map(str::to_owned));
     // An answer of a million rows takes a while to write.
-    match tokio::task::spawn_blocking(move || handler.get(&path)).await {
-        Ok(answer) => answer,
-        Err(e) => Answer::error(INTERNAL_ERROR, &e.to_string()),
+    match tokio::task::spawn_blocking(move || handler.get(&path, query.as_deref())).await {
+        Ok(answer) => answer.into(),
+        Err(e) => Answer::error(INTERNAL_ERROR, &e.to_string()).into(),
     }
 }
