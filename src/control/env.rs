@@ -164,8 +164,10 @@ impl Environment {
     pub fn wants_kubernetes(&self) -> Result<bool, EnvError> {
         let kind = |value: &str| match value.to_lowercase().as_str() {
             "kubernetes" => Ok(true),
+            // The verbs' word for a folder; which one, the daemon's configuration says.
+            "file" => Ok(false),
             "etcdv3" => Err("etcd is not supported; kubernetes is, or a folder of manifests in the configuration".to_owned()),
-            _ => Err("kubernetes is required".to_owned()),
+            _ => Err("kubernetes or file is required".to_owned()),
         };
         Ok(self.read("DATASTORE_TYPE", kind)?.unwrap_or(false))
     }

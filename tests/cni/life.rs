@@ -46,7 +46,7 @@ fn attaching_waits_for_the_daemon_but_not_for_ever() {
         // The configuration is there before the daemon is; what comes meanwhile is served when it works.
         let starting = s.spawn(|| {
             std::thread::sleep(Duration::from_millis(300));
-            node.ns.spawn(&[crate::support::TORTIE, "run", "--config", node.config.to_str().unwrap()])
+            node.spawn_daemon()
         });
         let added = pod.add(&node, &conf);
         let _daemon = starting.join().unwrap();

@@ -86,8 +86,14 @@ impl Node {
     }
 
     pub fn start(&mut self) {
-        self.daemon = Some(self.ns.spawn(&[TORTIE, "run", "--config", self.config.to_str().unwrap()]));
+        self.daemon = Some(self.spawn_daemon());
         self.wait("the daemon is in sync", || self.client().status().is_ok_and(|s| s.in_sync));
+    }
+
+    /// Its log goes to a file: a pipe that nobody empties would stop it.
+    pub fn spawn_daemon(&self) -> ChildGuard {
+        let log = self.dir.path().join("daemon.log");
+        self.ns.spawn(&["sh", "-c", &format!("exec {TORTIE} run --config {} 2>>{}", self.config.display(), log.display())])
     }
 
     pub fn stop(&mut self) {

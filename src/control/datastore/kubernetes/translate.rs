@@ -85,7 +85,7 @@ pub fn patch_to_stored(resource: Resource, group: Group, mut patch: Value) -> Op
         }
     }
     if resource == Resource::BlockAffinity
-        && let Some(deleted) = patch["spec"].get_mut("deleted")
+        && let Some(deleted) = patch.pointer_mut("/spec/deleted")
     {
         *deleted = json!((*deleted == true || *deleted == "true").to_string());
     }
