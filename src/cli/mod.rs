@@ -5,11 +5,14 @@ mod boxed;
 mod capture;
 mod config;
 mod counters;
+mod diags;
+mod doctor;
 mod drops;
 mod endpoints;
 mod explain;
 mod fdb;
 mod fib;
+mod generate;
 mod ipam;
 mod lab;
 mod neigh;
@@ -55,8 +58,10 @@ enum Verb {
     Drops(drops::Args),
     /// Packets in and out per worker
     Counters(view::View),
-    /// The daemon's own state and the problems it knows of
-    Status(view::View),
+    /// Whether this node is well: problems, datastore, ports, packets
+    Status(status::Args),
+    /// Checks this machine for what the daemon needs and what may get in its way
+    Doctor(doctor::Args),
     /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
     Config(view::View),
     /// What would happen to a packet, and why: route, pool, encapsulation, MTU, the bytes that leave
@@ -87,6 +92,10 @@ enum Verb {
     Node(node::Args),
     /// This program's version and the cluster's
     Version(version::Args),
+    /// Print a completion script for a shell
+    Completions(generate::Completions),
+    /// Write manual pages
+    Man(generate::Manual),
     /// A cluster of network namespaces on this machine
     Lab(lab::Args),
 }
@@ -107,7 +116,8 @@ pub fn main() -> ExitCode {
         Verb::Endpoints(a) => view::show(&a, |c| c.endpoints(), |rows, s| endpoints::table(rows, s)),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
-        Verb::Status(a) => view::show(&a, |c| c.status(), status::lines),
+        Verb::Status(a) => status::show(&a),
+        Verb::Doctor(a) => doctor::run(&a),
         Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
         Verb::Explain(a) => explain::run(&a),
         Verb::Trace(a) => trace::run(&a),
@@ -123,6 +133,8 @@ pub fn main() -> ExitCode {
         Verb::Ipam(a) => ipam::run(&a),
         Verb::Node(a) => node::run(&a),
         Verb::Version(a) => version::run(&a),
+        Verb::Completions(a) => generate::completions(&a),
+        Verb::Man(a) => generate::manual(&a),
         Verb::Lab(a) => lab::run(a),
     };
     match outcome {

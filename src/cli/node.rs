@@ -1,10 +1,10 @@
 //! `tortie node`: the node that this program runs on.
 
 use super::bird::{self, BirdError, Peer};
-use super::{Outcome, print};
+use super::{Outcome, diags, print};
 use crate::ops::api::{Client, ClientError, DEFAULT_SOCKET};
 use crate::ops::view::StatusRow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -27,10 +27,18 @@ enum Verb {
         #[arg(long, value_name = "PATH", default_values = ["/var/run/calico/bird6.ctl", "/var/run/bird/bird6.ctl"])]
         bird6: Vec<PathBuf>,
     },
+    /// Collect what is needed to understand this node from afar into one archive
+    Diags(diags::Args),
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let Verb::Status { socket, bird: v4, bird6: v6 } = &args.verb;
+    match &args.verb {
+        Verb::Status { socket, bird, bird6 } => status(socket, bird, bird6),
+        Verb::Diags(a) => diags::run(a),
+    }
+}
+
+fn status(socket: &Path, v4: &[PathBuf], v6: &[PathBuf]) -> Outcome {
     match Client::new(socket).status() {
         Ok(row) => {
             print(&format!("Calico process is running.\n{}{}", bgp(v4, v6)?, own(&row)))?;

@@ -9,10 +9,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+/// Where the node's configuration is unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/tortie/node.yaml";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The node's configuration
-    #[arg(long, value_name = "FILE", default_value = "/etc/tortie/node.yaml")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
 }
 

@@ -3,7 +3,7 @@
 
 use super::cni::{self, CniInstall};
 use super::env::{EnvError, Environment};
-use super::model::FelixConfiguration;
+use super::model::{FelixConfiguration, Listen, Monitoring};
 use super::node::settings::Settings;
 use super::origins::Origins;
 use super::yaml::{self, Field, FieldError, SyntaxError};
@@ -34,6 +34,8 @@ pub struct Config {
     pub api: Api,
     pub calico: Calico,
     pub xdp: Xdp,
+    /// Goes over FelixConfiguration.
+    pub monitoring: Monitoring,
     /// What to install for container runtimes, if anything.
     pub cni: Option<CniInstall>,
     /// How the node describes itself in the datastore, where it does.
@@ -200,7 +202,21 @@ pub fn hostname() -> io::Result<String> {
 }
 
 fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<String>, Config), FieldError> {
-    root.only(&["node", "datastore", "uplink", "workloads", "host", "workers", "spin", "api", "calico", "xdp", "cni"])?;
+    root.only(&[
+        "node",
+        "datastore",
+        "uplink",
+        "workloads",
+        "host",
+        "workers",
+        "spin",
+        "api",
+        "calico",
+        "xdp",
+        "cni",
+        "metrics",
+        "health",
+    ])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
     let config = Config {
@@ -214,6 +230,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         api: api(&root.get("api")?, folder)?,
         calico: calico(&root.get("calico")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
+        monitoring: Monitoring { metrics: listen(&root.get("metrics")?)?, health: listen(&root.get("health")?)? },
         cni: cni::read(&root.get("cni")?, folder)?,
         start: Settings::default(),
         felix: FelixConfiguration::default(),
@@ -303,6 +320,12 @@ fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     })
 }
 
+fn listen(f: &Field) -> Result<Listen, FieldError> {
+    const KEYS: [&str; 3] = ["enabled", "host", "port"];
+    f.only(&KEYS)?;
+    Listen::read(f, KEYS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +355,7 @@ mod tests {
             api: Api { socket: "/run/tortie/tortie.sock".into() },
             calico: Calico { dir: "/var/lib/calico".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
+            monitoring: Monitoring::default(),
             cni: None,
             start: Settings::default(),
             felix: FelixConfiguration::default(),
@@ -344,12 +368,15 @@ mod tests {
     fn everything_set() {
         let c = parse(
             "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp, super-frames: off}\nworkloads: {driver: af-packet}\n\
-             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n",
+             host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n\
+             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n",
         )
         .unwrap();
         assert_eq!(c.node, "B");
         assert_eq!(c.datastore, Datastore::File { path: "/etc/tortie/manifests".into() });
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
+        let metrics = Listen { enabled: Some(true), host: Some("10.0.0.1".into()), port: Some(9191) };
+        assert_eq!((c.monitoring.metrics, c.monitoring.health.enabled), (metrics, Some(false)));
         assert_eq!((c.xdp.busy_poll, c.uplink.super_frames), (50, SuperFrames::Off));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
@@ -402,7 +429,10 @@ mod tests {
                 "node: a\n\ndatastore:\n  path: /d\n\nuplink:\n  drivr: auto\n",
                 ":7: uplink.drivr: unknown key; one of interface, driver, super-frames",
             ),
-            ("nodes: a\n", ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni"),
+            (
+                "nodes: a\n",
+                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health",
+            ),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (
                 "datastore:\n  kind: kubernetes\n  path: /d\n",
@@ -430,6 +460,8 @@ mod tests {
                 ":4: xdp.busy-poll: a whole number from 0 to 65535 is required, not the number 70000",
             ),
             (&format!("{MINIMAL}xdp: {{busy_poll: 1}}\n"), ":4: xdp.busy_poll: unknown key; one of mode, busy-poll"),
+            (&format!("{MINIMAL}metrics: {{prot: 9091}}\n"), ":4: metrics.prot: unknown key; one of enabled, host, port"),
+            (&format!("{MINIMAL}health: {{port: 70000}}\n"), ":4: health.port: a whole number from 1 to 65535 is required"),
             (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
             ("a: [\n", "not YAML"),
             ("", ": 0 YAML documents"),

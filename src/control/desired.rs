@@ -121,6 +121,11 @@ impl Route {
             _ => None,
         }
     }
+
+    /// The node that packets are sent to.
+    pub fn peer(&self) -> Option<&str> {
+        self.underlay().and(self.node())
+    }
 }
 
 /// A pod on this node.

@@ -321,7 +321,7 @@ enum Form {
 }
 
 /// The part behind `FELIX_`, and the field of FelixConfiguration that it goes over: each that is read from objects.
-const FELIX: [(&str, &str, Form); 13] = [
+const FELIX: [(&str, &str, Form); 19] = [
     ("VXLANENABLED", "vxlanEnabled", Form::Flag),
     ("IPINIPENABLED", "ipipEnabled", Form::Flag),
     ("VXLANPORT", "vxlanPort", Form::Number),
@@ -335,6 +335,12 @@ const FELIX: [(&str, &str, Form); 13] = [
     ("EXTERNALNODESCIDRLIST", "externalNodesList", Form::List),
     ("WORKLOADSOURCESPOOFING", "workloadSourceSpoofing", Form::Word(&["Disabled", "Any"])),
     ("ROUTESOURCE", "routeSource", Form::Word(&["CalicoIPAM", "WorkloadIPs"])),
+    ("PROMETHEUSMETRICSENABLED", "prometheusMetricsEnabled", Form::Flag),
+    ("PROMETHEUSMETRICSHOST", "prometheusMetricsHost", Form::Text),
+    ("PROMETHEUSMETRICSPORT", "prometheusMetricsPort", Form::Number),
+    ("HEALTHENABLED", "healthEnabled", Form::Flag),
+    ("HEALTHHOST", "healthHost", Form::Text),
+    ("HEALTHPORT", "healthPort", Form::Number),
 ];
 
 /// Felix reads its variables in any case.
@@ -512,6 +518,12 @@ mod tests {
             ("EXTERNALNODESCIDRLIST", "10.0.0.1, 10.9.0.0/24", "10.0.0.1/32,10.9.0.0/24"),
             ("WORKLOADSOURCESPOOFING", "any", "Any"),
             ("ROUTESOURCE", "workloadips", "WorkloadIPs"),
+            ("PROMETHEUSMETRICSENABLED", "true", "true"),
+            ("PROMETHEUSMETRICSHOST", "none", ""),
+            ("PROMETHEUSMETRICSPORT", "9191", "9191"),
+            ("HEALTHENABLED", "1", "true"),
+            ("HEALTHHOST", "10.0.0.1", "10.0.0.1"),
+            ("HEALTHPORT", "9199", "9199"),
         ];
         let all: Environment = values.iter().map(|(name, value, _)| (format!("FELIX_{name}"), *value)).collect();
         let fields = all.felix().unwrap().fields();
@@ -525,6 +537,7 @@ mod tests {
         for (variable, value, want) in [
             ("FELIX_VXLANPORT", "x", "a whole number is required"),
             ("FELIX_VXLANMTU", "67", "67 is less than 68"),
+            ("FELIX_HEALTHPORT", "none", "a whole number from 1 to 65535"),
             ("FELIX_ROUTESOURCE", "none", "not one of CalicoIPAM, WorkloadIPs"),
             ("FELIX_EXTERNALNODESCIDRLIST", "a", "\"a\" is not a CIDR"),
             ("FELIX_INTERFACEPREFIX", "toolong", "\"toolong\" has more than 4 characters"),
@@ -538,6 +551,7 @@ mod tests {
     fn what_changes_nothing_is_listed() {
         let all = env(&[
             ("FELIX_HEALTHPORT", "9099"),
+            ("FELIX_HEALTHTIMEOUTOVERRIDES", "none"),
             ("FELIX_VXLANPORT", "4789"),
             ("IP6", "none"),
             ("CALICO_IPV6POOL_CIDR", "fd00::/48"),
@@ -558,7 +572,7 @@ mod tests {
                 format!("CALICO_NETWORKING_BACKEND: {NO_BGP}"),
                 format!("CALICO_NEW_THING: {UNKNOWN}"),
                 format!("CALICO_ROUTER_ID: {NO_BGP}"),
-                format!("FELIX_HEALTHPORT: {NO_FELIX}"),
+                format!("FELIX_HEALTHTIMEOUTOVERRIDES: {NO_FELIX}"),
             ]
         );
         assert!(names(false).contains(&format!("IP: {NOT_WRITTEN}")) && names(false).len() == 6, "{:?}", names(false));

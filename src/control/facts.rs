@@ -3,8 +3,10 @@
 
 use super::cluster::Cluster;
 use super::desired::{Route, Vtep};
+use super::model::Monitoring;
 use super::plan;
 use super::ports::PortFact;
+use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::frame::PortId;
 use crate::ops::view::ConfigRow;
@@ -13,13 +15,15 @@ use crate::wire::Mac;
 use crate::worker::Counters;
 use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
 /// A control plane that takes longer does not answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -34,8 +38,9 @@ pub struct RouteFact {
     /// Longest packet, bytes; `None` where nothing is sent.
     pub mtu: Option<u16>,
     pub id: AdjId,
-    /// The adjacency's count when the route got it.
+    /// The adjacency's count when the route got it, and when the route began to send to its node.
     pub base: u64,
+    pub node_base: u64,
 }
 
 /// One neighbour.
@@ -82,6 +87,15 @@ pub struct Facts {
     pub ports: Vec<PortFact>,
     pub endpoints: Vec<EndpointFact>,
     pub problems: Vec<String>,
+    /// Cluster-wide: nodes, and workloads that have an address.
+    pub nodes: usize,
+    pub workloads: usize,
+    /// Routes of ours in the kernel's main table.
+    pub host_routes: usize,
+    /// What ports that are gone had done, by role.
+    pub past_ports: BTreeMap<&'static str, PortTotals>,
+    /// Packets that took routes that are gone, by the node they led to.
+    pub past_peers: BTreeMap<String, u64>,
     /// Every setting with where it comes from.
     pub config: Vec<ConfigRow>,
 }
@@ -148,6 +162,10 @@ pub struct Shared {
     answered: Condvar,
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
+    tally: Tally,
+    monitoring: watch::Sender<Monitoring>,
+    /// What keeps a service from being offered, by the service.
+    faults: RwLock<BTreeMap<&'static str, String>>,
 }
 
 struct State {
@@ -163,7 +181,16 @@ impl Shared {
     /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
         let state = State { facts: Arc::new(facts), questions: 0, answers: 0, closed: false };
-        Shared { state: Mutex::new(state), asked: Notify::new(), answered: Condvar::new(), counters, requests }
+        Shared {
+            state: Mutex::new(state),
+            asked: Notify::new(),
+            answered: Condvar::new(),
+            counters,
+            requests,
+            tally: Tally::default(),
+            monitoring: watch::Sender::default(),
+            faults: RwLock::default(),
+        }
     }
 
     /// Asks the control plane for everything that is in force; blocks until it answers, ten seconds at most. Not to be
@@ -221,9 +248,50 @@ impl Shared {
         &self.counters
     }
 
+    /// What control counts of its own work.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Where metrics and health are to be served, now and whenever that changes.
+    pub fn monitoring(&self) -> watch::Receiver<Monitoring> {
+        self.monitoring.subscribe()
+    }
+
+    pub fn set_monitoring(&self, wanted: Monitoring) {
+        self.monitoring.send_if_modified(|m| {
+            let changed = *m != wanted;
+            if changed {
+                *m = wanted;
+            }
+            changed
+        });
+    }
+
+    /// Says why a service is not offered, or that it is.
+    pub fn fault(&self, service: &'static str, why: Option<String>) {
+        let mut faults = self.faults.write().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(faults.insert(service, why)),
+            None => drop(faults.remove(service)),
+        }
+    }
+
+    /// Everything that is wrong, one line each: what the facts say and what keeps services from being offered.
+    pub fn problems(&self, facts: &Facts) -> Vec<String> {
+        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
+        facts.problems.iter().cloned().chain(own).collect()
+    }
+
     /// Packets that took a route since it was installed; `None` beyond the counted ones.
     pub fn packets(&self, route: &RouteFact) -> Option<u64> {
         plan::hits(&self.counters, route.id).map(|n| n.saturating_sub(route.base))
+    }
+
+    /// Packets that took a route since it leads to its node; 0 beyond the counted ones.
+    pub fn packets_to_node(&self, route: &RouteFact) -> u64 {
+        plan::hits(&self.counters, route.id).map_or(0, |n| n.saturating_sub(route.node_base))
     }
 }
 
@@ -249,6 +317,14 @@ impl PortTotals {
             t.tx_dropped += c.tx_dropped.get();
         }
         t
+    }
+
+    pub fn add(&mut self, more: PortTotals) {
+        self.rx_frames += more.rx_frames;
+        self.rx_bytes += more.rx_bytes;
+        self.tx_frames += more.tx_frames;
+        self.tx_bytes += more.tx_bytes;
+        self.tx_dropped += more.tx_dropped;
     }
 
     /// What was added since `base`.

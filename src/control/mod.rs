@@ -20,4 +20,5 @@ pub mod plan;
 pub mod ports;
 pub mod resources;
 pub mod selector;
+pub mod tally;
 pub mod yaml;

@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::config::{Config, Datastore, UplinkDriver, WorkloadDriver, XdpMode};
 use super::env::Environment;
-use super::model::FelixConfiguration;
+use super::model::{FelixConfiguration, Monitoring};
 use super::node::Report;
 use super::node::settings::{Networking, Settings};
 use super::yaml::{Field, FieldError};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The keys of the configuration file.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 20] = [
     "node",
     "datastore.kind",
     "datastore.path",
@@ -27,6 +27,12 @@ const KEYS: [&str; 14] = [
     "calico.dir",
     "xdp.mode",
     "xdp.busy-poll",
+    "metrics.enabled",
+    "metrics.host",
+    "metrics.port",
+    "health.enabled",
+    "health.host",
+    "health.port",
 ];
 
 /// What a configuration was put together from.
@@ -110,6 +116,28 @@ fn file_rows(config: &Config) -> Vec<ConfigRow> {
         row("xdp.mode", xdp_mode(config.xdp.mode), of("xdp.mode")),
         row("xdp.busy-poll", config.xdp.busy_poll.to_string(), of("xdp.busy-poll")),
     ]);
+    out.extend(monitoring_rows(config));
+    out
+}
+
+/// The keys that the file or the environment sets; FelixConfiguration's rows say what holds without them.
+fn monitoring_rows(config: &Config) -> Vec<ConfigRow> {
+    let Monitoring { metrics, health } = config.felix.monitoring.over(&config.monitoring);
+    let services = [("metrics", "prometheusMetrics", metrics), ("health", "health", health)];
+    let mut out = Vec::new();
+    for (service, felix, set) in services {
+        let values = [
+            ("enabled", "Enabled", set.enabled.map(|v| v.to_string())),
+            ("host", "Host", set.host),
+            ("port", "Port", set.port.map(|v| v.to_string())),
+        ];
+        for (key, field, value) in values {
+            let key = format!("{service}.{key}");
+            let variable = config.origins.env.felix_variable(&format!("{felix}{field}"));
+            let source = config.origins.of(&key, variable.as_slice());
+            out.extend(value.map(|value| row(key, value, source)));
+        }
+    }
     out
 }
 

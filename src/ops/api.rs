@@ -1,30 +1,25 @@
 //! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
-//! Small enough to be written out here, plain enough for `curl --unix-socket`.
+//! Plain enough for `curl --unix-socket`.
 
 use super::replay::State;
+use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
 use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::net::UnixListener;
 
 /// Where the daemon listens and the CLI asks unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tortie/tortie.sock";
-/// Longest request, bytes: a request line and the headers that curl sends are a tenth of it.
-const MAX_REQUEST: usize = 8192;
-/// Connections answered at the same time; more wait in the socket's backlog.
-const MAX_CONNECTIONS: usize = 16;
-/// A connection that takes longer is closed.
-const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Longest answer that the client reads, bytes: a million routes are a quarter of it.
 const MAX_ANSWER: u64 = 1 << 30;
 
@@ -170,116 +165,30 @@ impl Drop for Listener {
 /// be registered with the runtime.
 pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()> {
     let socket = UnixListener::from_std(listener.inner.try_clone()?)?;
-    let mut open = JoinSet::new();
-    loop {
-        while open.try_join_next().is_some() {}
-        if open.len() >= MAX_CONNECTIONS {
-            open.join_next().await;
-        }
-        match socket.accept().await {
-            Ok((stream, _)) => {
-                let source = source.clone();
-                open.spawn(async move {
-                    if let Err(e) = answer(stream, source).await {
-                        tracing::debug!("API connection: {e}");
-                    }
-                });
-            }
-            Err(e) => {
-                // Out of descriptors, mostly: forwarding goes on, and so does the API once it is over.
-                tracing::warn!("API socket: accept: {e}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+    server::serve(&Socket::Unix(socket), Arc::new(Api(source))).await;
+    Ok(())
+}
+
+struct Api(Arc<dyn Source>);
+
+impl Handler for Api {
+    fn get(&self, path: &str, query: Option<&str>) -> Answer {
+        let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
+            let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
+            return Answer::error(server::NOT_FOUND, &format!("no such resource; there are {}", known.join(", ")));
+        };
+        match resource.render(query, &*self.0) {
+            Ok(body) => Answer { status: server::OK, kind: server::JSON, body },
+            Err(e) => Answer::error(server::INTERNAL_ERROR, &e.to_string()),
         }
     }
-}
 
-/// Reads one request and writes its answer. All but a trace must be done in time.
-async fn answer(stream: UnixStream, source: Arc<dyn Source>) -> io::Result<()> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("closed after {} s", CONNECTION_TIME.as_secs()));
-    match tokio::time::timeout(CONNECTION_TIME, answer_rows(stream, source.clone())).await {
-        Err(_) => Err(late()),
-        Ok(Err(e)) => Err(e),
-        Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(Trace { connection, filter, count }))) => stream::serve(connection, source, filter, count).await,
+    fn lasting(&self, path: &str, query: Option<&str>) -> Option<Lasting> {
+        let (source, query) = (self.0.clone(), query.unwrap_or_default().to_owned());
+        let serve =
+            |connection| -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> { Box::pin(stream::serve(connection, source, query)) };
+        (path == stream::TRACE).then(|| Box::new(serve) as Lasting)
     }
-}
-
-/// A connection that asks for a trace.
-struct Trace {
-    connection: UnixStream,
-    filter: String,
-    count: u64,
-}
-
-/// Reads one request and writes its answer, unless it asks for a trace.
-async fn answer_rows(mut stream: UnixStream, source: Arc<dyn Source>) -> io::Result<Option<Trace>> {
-    let mut request = Vec::with_capacity(1024);
-    let (status, body) = loop {
-        let mut chunk = [0u8; 1024];
-        let n = stream.read(&mut chunk).await?;
-        request.extend_from_slice(&chunk[..n]);
-        if let Some(end) = head_end(&request) {
-            match stream::query(&request[..end]) {
-                Some(Ok((filter, count))) => return Ok(Some(Trace { connection: stream, filter, count })),
-                Some(Err(message)) => break ("400 Bad Request", error_body(message)),
-                None => break respond(&request[..end], source).await,
-            }
-        }
-        if n == 0 {
-            return Ok(None);
-        }
-        if request.len() >= MAX_REQUEST {
-            break ("431 Request Header Fields Too Large", error_body("the request is longer than 8192 bytes"));
-        }
-    };
-    let allow = if status.starts_with("405") { "Allow: GET\r\n" } else { "" };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{allow}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&body).await?;
-    stream.shutdown().await?;
-    Ok(None)
-}
-
-/// Where the request's head ends: after the first empty line.
-fn head_end(b: &[u8]) -> Option<usize> {
-    b.windows(4).position(|w| w == b"\r\n\r\n").or_else(|| b.windows(2).position(|w| w == b"\n\n"))
-}
-
-/// Status line and body for a request's head.
-async fn respond(head: &[u8], source: Arc<dyn Source>) -> (&'static str, Vec<u8>) {
-    let line = head.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
-    let Ok(line) = std::str::from_utf8(line) else {
-        return ("400 Bad Request", error_body("the request line is not text"));
-    };
-    let mut words = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
-        return ("400 Bad Request", error_body("expected: GET /v1/status HTTP/1.1"));
-    };
-    if !version.starts_with("HTTP/1.") {
-        return ("505 HTTP Version Not Supported", error_body("HTTP/1.1 only"));
-    }
-    if method != "GET" {
-        return ("405 Method Not Allowed", error_body("only GET"));
-    }
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query.to_owned())));
-    let Some(resource) = Resource::ALL.into_iter().find(|r| r.path() == path) else {
-        let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
-        return ("404 Not Found", error_body(&format!("no such resource; there are {}", known.join(", "))));
-    };
-    // Rows of a million routes take a while to write: not on the thread that runs the control plane.
-    match tokio::task::spawn_blocking(move || resource.render(query.as_deref(), &*source)).await {
-        Ok(Ok(body)) => ("200 OK", body),
-        Ok(Err(e)) => ("500 Internal Server Error", error_body(&e.to_string())),
-        Err(e) => ("500 Internal Server Error", error_body(&e.to_string())),
-    }
-}
-
-pub(super) fn error_body(message: &str) -> Vec<u8> {
-    serde_json::json!({ "error": message }).to_string().into_bytes()
 }
 
 /// Why the daemon gave no answer.
@@ -404,6 +313,7 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use super::super::server::{MAX_CONNECTIONS, MAX_REQUEST};
     use super::*;
     use crate::control::facts::TapError;
     use crate::frame::PortId;

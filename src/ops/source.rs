@@ -1,9 +1,7 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
-use super::api;
 use super::replay::State;
 use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
-use crate::control::daemon::{self, DaemonError, Service};
 use crate::control::facts::{PortTotals, Shared, TapError};
 use crate::drop::DropReason;
 use crate::frame::PortId;
@@ -11,10 +9,9 @@ use crate::port::losses;
 use crate::worker::Counters;
 use crate::worker::tap::Tap;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-/// What the API asks of the daemon. Called from a tokio task; must not block.
+/// What the API asks of the daemon. May wait for the control plane: not to be called from a task.
 pub trait Source: Send + Sync + 'static {
     fn fib(&self) -> Vec<FibRow>;
     fn fdb(&self) -> Vec<FdbRow>;
@@ -31,16 +28,6 @@ pub trait Source: Send + Sync + 'static {
     fn trace(&self, filter: &str, count: u64) -> Result<Arc<Tap>, TapError>;
     /// The interfaces that ports are on. Blocks as the others do.
     fn interfaces(&self) -> BTreeMap<PortId, String>;
-}
-
-/// Runs the node daemon with the API on its socket, until SIGTERM or SIGINT.
-pub fn run(config: &Path) -> Result<(), DaemonError> {
-    daemon::run(config, serve)
-}
-
-fn serve(socket: &Path, shared: Arc<Shared>) -> Result<Service, Box<dyn std::error::Error + Send + Sync>> {
-    let listener = api::bind(socket)?;
-    Ok(Box::pin(api::serve(listener, shared)))
 }
 
 impl Source for Shared {
@@ -163,7 +150,7 @@ impl Source for Shared {
             address: facts.address,
             tunnel_address: facts.tunnel_address,
             pod_mtu: facts.pod_mtu,
-            problems: facts.problems.clone(),
+            problems: self.problems(&facts),
         }
     }
 

@@ -11,6 +11,7 @@ mod nl;
 pub mod open;
 pub mod packet;
 mod pair;
+pub mod probe;
 pub mod raw;
 mod receive;
 pub mod shape;

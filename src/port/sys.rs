@@ -53,6 +53,29 @@ pub fn in_netns<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> io::Resul
     })
 }
 
+/// The same in a new and empty network namespace, which goes with the last of what was made in it. Errors: it cannot
+/// be made (CAP_SYS_ADMIN).
+pub fn in_new_netns<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let enter = move || {
+        // SAFETY: no pointers; changes the namespace of this thread alone, which ends after `f`.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+        Ok(f())
+    };
+    std::thread::scope(|s| match s.spawn(enter).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// Whether the kernel takes its clock to be synchronised (adjtimex(2)).
+pub fn clock_is_synchronised() -> io::Result<bool> {
+    // SAFETY: all-zero bytes are a valid timex, and a mode of 0 only reads.
+    let mut t: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `t` is a timex of ours.
+    check(unsafe { libc::adjtimex(&raw mut t) })?;
+    Ok(t.status & libc::STA_UNSYNC == 0)
+}
+
 /// An interface request for `ioctl`: the name is set, all else is zero. Fails for a name that is empty, too
 /// long (15 bytes) or contains a NUL.
 pub fn ifreq(name: &str) -> io::Result<libc::ifreq> {

@@ -7,7 +7,7 @@ use tortie::ops::api::Client;
 use tortie::ops::view::StatusRow;
 use tortie::testing::netns::{ChildGuard, Namespace, veth};
 
-const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
+pub const TORTIE: &str = env!("CARGO_BIN_EXE_tortie");
 
 /// One node with one pod on a veth named `cali0`, and a datastore of its own.
 pub struct Node {
@@ -16,7 +16,7 @@ pub struct Node {
     pub pod: Namespace,
     pub config: PathBuf,
     pub socket: PathBuf,
-    daemon: Option<ChildGuard>,
+    pub daemon: Option<ChildGuard>,
 }
 
 impl Node {
@@ -75,7 +75,7 @@ impl Node {
     }
 
     /// Waits until the node is in sync and all its ports are open.
-    fn ready(&self) -> StatusRow {
+    pub fn ready(&self) -> StatusRow {
         let client = Client::new(&self.socket);
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    fn signal(&mut self, name: &str) -> Option<bool> {
+    pub fn signal(&mut self, name: &str) -> Option<bool> {
         let mut daemon = self.daemon.take()?;
         self.ns.sh(&format!("kill -{name} {}", daemon.id()));
         daemon.wait(Duration::from_secs(5))

@@ -9,6 +9,7 @@ mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;
 mod kubernetes;
+mod monitoring;
 mod netlink;
 mod ports_raw;
 mod ports_sockets;

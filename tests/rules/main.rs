@@ -3,6 +3,8 @@
 
 mod checks;
 mod counters;
+mod manifests;
+mod metrics;
 mod source;
 
 use source::{Source, sources};
@@ -112,19 +114,19 @@ fn unfinished_can_fail() {
     assert!(checks::unfinished("a", "method todos").is_empty());
 }
 
-/// `TORTIE_BLESS=1 cargo test --test rules` rewrites the file.
+/// `TORTIE_BLESS=1 cargo test --test rules` rewrites the files.
 #[test]
-fn the_counter_reference_is_current() {
-    let path = source::root().join("docs/counters.md");
-    let want = counters::document();
-    if std::env::var_os("TORTIE_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().expect("docs")).expect("docs can be made");
-        std::fs::write(&path, &want).expect("docs/counters.md can be written");
+fn generated_documents_are_current() {
+    let all =
+        [("docs/counters.md", "src/drop.rs", counters::document()), ("docs/metrics.md", "src/ops/metrics/family.rs", metrics::document())];
+    for (name, source, want) in all {
+        let path = source::root().join(name);
+        if std::env::var_os("TORTIE_BLESS").is_some() {
+            std::fs::create_dir_all(path.parent().expect("docs")).expect("docs can be made");
+            std::fs::write(&path, &want).expect("the document can be written");
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        let differs = want.lines().zip(found.lines()).find(|(a, b)| a != b);
+        assert!(want == found, "{name} is not what {source} says, first at {differs:?}; run TORTIE_BLESS=1 cargo test --test rules");
     }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    let differs = want.lines().zip(found.lines()).find(|(a, b)| a != b);
-    assert!(
-        want == found,
-        "docs/counters.md is not what src/drop.rs says, first at {differs:?}; run TORTIE_BLESS=1 cargo test --test rules"
-    );
 }

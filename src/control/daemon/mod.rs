@@ -154,6 +154,8 @@ struct Daemon {
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
+    /// The generation that put it in force.
+    first_generation: u64,
     next_housekeeping: Instant,
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
@@ -179,6 +181,8 @@ impl Daemon {
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
         let (sender, requests) = unbounded_channel();
         let shared = Arc::new(Shared::new(facts, workers.counters(), sender));
+        shared.set_monitoring(report::monitoring(&config, &cluster));
+        shared.tally().resync();
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster(Changed::All);
@@ -199,6 +203,7 @@ impl Daemon {
             node,
             dirty,
             in_sync: false,
+            first_generation: u64::MAX,
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
             host: host::Host::default(),
@@ -213,6 +218,7 @@ impl Daemon {
         let events = watch::readable(self.workers.as_fd()).map_err(fail("watch the workers"))?;
         let mut api = self.api.take().unwrap_or_else(|| Box::pin(std::future::pending()));
         loop {
+            self.shared.tally().beat();
             self.due()?;
             let until = tokio::time::Instant::from_std(self.next_deadline());
             tokio::select! {
@@ -254,6 +260,9 @@ impl Daemon {
             let oldest = self.planner.oldest_in_use();
             if self.ports.tick(oldest, now) {
                 self.dirty.plan();
+            } else {
+                // A port may have a new problem.
+                self.report(&Delta::none());
             }
         }
         if self.next_housekeeping <= now {
@@ -264,6 +273,10 @@ impl Daemon {
         }
         if self.dirty.since.is_some_and(|s| now >= s + FLUSH) {
             self.flush(now);
+            self.shared.tally().applies.add(now.elapsed());
+        }
+        if self.in_sync && !self.shared.tally().is_programmed() && self.planner.oldest_in_use() >= self.first_generation {
+            self.shared.tally().set_programmed();
         }
         Ok(())
     }
@@ -283,7 +296,11 @@ impl Daemon {
             // Another datastore that has not been read yet: what is in force stays.
             self.dirty.cluster = std::mem::replace(&mut changed, Changed::none());
         }
+        let started = Instant::now();
         let delta = self.calculator.update(&self.cluster, &changed);
+        if changed != Changed::none() {
+            self.shared.tally().calculations.add(started.elapsed());
+        }
         let desired = self.calculator.desired();
         if let Some(node) = &desired.node
             && (dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
@@ -315,8 +332,12 @@ impl Daemon {
             // Whatever comes in here (the device itself, just made) leads to another flush.
             self.host_changed();
             self.host.routes(&mut self.netlink, self.calculator.desired(), delta, changes, ports, &device);
+            if self.host.problems().next().is_some() {
+                self.shared.tally().failure();
+            }
             if !self.in_sync {
                 self.in_sync = true;
+                self.first_generation = self.planner.generation();
                 let d = self.calculator.desired();
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());
             }
@@ -418,6 +439,7 @@ impl Daemon {
             match Store::open(&new.datastore, &self.config.node) {
                 Ok((store, cluster)) => {
                     self.store = store;
+                    self.shared.tally().resync();
                     self.config.datastore = new.datastore.clone();
                     self.config.start = new.start.clone();
                     self.node = node::start(&self.config);
@@ -435,6 +457,8 @@ impl Daemon {
             self.ports.reopen(Instant::now());
             self.dirty.wishes();
         }
+        self.config.monitoring = new.monitoring;
+        self.report(&Delta::none());
         tracing::info!("configuration reloaded");
     }
 

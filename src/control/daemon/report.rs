@@ -1,9 +1,12 @@
 //! Tells people: the facts for the API, and each problem once in the log.
 
 use super::Daemon;
+use crate::control::cluster::Cluster;
+use crate::control::config::Config;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
 use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
-use crate::control::netlink::NeighState;
+use crate::control::model::{Monitoring, Pod, WorkloadEndpoint};
+use crate::control::netlink::{NeighState, routes};
 use crate::control::origins;
 use crate::control::plan;
 use crate::control::ports::{Key, PortFact, Wish};
@@ -11,10 +14,29 @@ use crate::frame::PortId;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// How large the cluster is.
+struct Census {
+    nodes: usize,
+    /// WorkloadEndpoints, and Pods with an address of their own that have none.
+    workloads: usize,
+}
+
+impl Census {
+    fn of(cluster: &Cluster) -> Census {
+        let pod = |e: &WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
+        let with_endpoint: BTreeSet<String> = cluster.endpoints.values().filter_map(|e| pod(e)).collect();
+        let counts = |(name, p): &(&String, &Arc<Pod>)| !p.host_network && !p.addresses.is_empty() && !with_endpoint.contains(*name);
+        let alone = cluster.pods.iter().filter(counts).count();
+        Census { nodes: cluster.all_nodes().len(), workloads: cluster.endpoints.len() + alone }
+    }
+}
 
 impl Daemon {
-    /// Logs problems that are new and those that are over.
+    /// Logs problems that are new and those that are over; says where metrics and health are to be served.
     pub(super) fn report(&mut self, delta: &Delta) {
+        self.shared.set_monitoring(monitoring(&self.config, &self.cluster));
         self.tell_node();
         if delta.has_warnings() {
             tell(&mut self.told[0], self.calculator.desired().warnings.clone());
@@ -34,7 +56,13 @@ impl Daemon {
     pub(super) fn facts(&self) -> Facts {
         let desired = self.calculator.desired();
         let node = desired.node.as_ref();
-        let ports = self.ports.facts();
+        let mut ports = self.ports.facts();
+        for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
+            if let Some(e) = desired.endpoints.get(name.as_str()) {
+                name.clone_from(&e.workload);
+            }
+        }
+        let census = Census::of(&self.cluster);
         Facts {
             node: self.config.node.clone(),
             uplink: self.config.uplink.interface.clone(),
@@ -51,6 +79,11 @@ impl Daemon {
             endpoints: self.endpoints(),
             config: origins::rows(&self.config, &self.cluster, &self.node.report(), self.pod_mtu()),
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
+            nodes: census.nodes,
+            workloads: census.workloads,
+            host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
+            past_ports: self.ports.past().clone(),
+            past_peers: self.planner.past(),
         }
     }
 
@@ -70,6 +103,7 @@ impl Daemon {
             mtu: plan::sends(self.planner.adjacency(i)).then_some(self.planner.adjacency(i).mtu).filter(|m| *m != u16::MAX),
             id: i.id,
             base: i.base,
+            node_base: i.node_base,
         };
         self.planner.installed().iter().map(row).collect()
     }
@@ -143,6 +177,11 @@ impl Daemon {
         }
         out
     }
+}
+
+/// Where metrics and health are to be served: the environment over the configuration over FelixConfiguration.
+pub(super) fn monitoring(config: &Config, cluster: &Cluster) -> Monitoring {
+    config.felix.monitoring.over(&config.monitoring).over(&cluster.felix_for(&config.node).monitoring)
 }
 
 /// Replaces what was told, saying what is new and what is over.

@@ -1,6 +1,7 @@
 //! FelixConfiguration: `default` for the cluster, `node.<name>` for one node.
 
 use super::fields::prefix;
+use super::monitoring::{self, Monitoring};
 use super::workload_endpoint::HASH_DIGITS;
 use crate::control::pattern::{Pattern, PatternError};
 use crate::control::yaml::{self, Field, FieldError, INTERFACE_NAME_MAX, quoted};
@@ -30,6 +31,7 @@ pub struct FelixConfiguration {
     pub floating_ips: Option<bool>,
     /// Links whose MTU counts for pods.
     pub mtu_links: Option<Pattern>,
+    pub monitoring: Monitoring,
 }
 
 /// What the routes to other nodes' pods follow from.
@@ -69,6 +71,7 @@ impl FelixConfiguration {
             route_source: self.route_source.or(general.route_source),
             floating_ips: self.floating_ips.or(general.floating_ips),
             mtu_links: self.mtu_links.clone().or_else(|| general.mtu_links.clone()),
+            monitoring: self.monitoring.over(&general.monitoring),
         }
     }
 
@@ -82,7 +85,7 @@ impl FelixConfiguration {
     }
 
     /// Every field by its name in `spec`, with its value if it is set, and what is in force if none sets it.
-    pub fn fields(&self) -> [(&'static str, Option<String>, &'static str); 13] {
+    pub fn fields(&self) -> [(&'static str, Option<String>, &'static str); 19] {
         fn text<T: ToString>(v: &Option<T>) -> Option<String> {
             v.as_ref().map(T::to_string)
         }
@@ -95,6 +98,7 @@ impl FelixConfiguration {
             RouteSource::WorkloadIps => "WorkloadIPs".to_owned(),
         });
         let external = self.external_nodes.as_ref().map(|l| l.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","));
+        let Monitoring { metrics, health } = &self.monitoring;
         [
             ("vxlanEnabled", text(&self.vxlan_enabled), "as the pools ask"),
             ("ipipEnabled", text(&self.ipip_enabled), "as the pools ask"),
@@ -109,6 +113,12 @@ impl FelixConfiguration {
             ("externalNodesList", external, ""),
             ("workloadSourceSpoofing", spoofing, "Disabled"),
             ("routeSource", source, "CalicoIPAM"),
+            ("prometheusMetricsEnabled", text(&metrics.enabled), "false"),
+            ("prometheusMetricsHost", metrics.host.clone(), ""),
+            ("prometheusMetricsPort", text(&metrics.port), "9091"),
+            ("healthEnabled", text(&health.enabled), "false"),
+            ("healthHost", health.host.clone(), "localhost"),
+            ("healthPort", text(&health.port), "9099"),
         ]
     }
 
@@ -139,6 +149,7 @@ pub(super) fn read(root: &Field) -> Result<FelixConfiguration, FieldError> {
             .one_of(&[("CalicoIPAM", RouteSource::CalicoIpam), ("WorkloadIPs", RouteSource::WorkloadIps)])?,
         floating_ips: spec.get("floatingIPs")?.one_of(&[("Enabled", true), ("Disabled", false)])?,
         mtu_links: mtu_links(&spec.get("mtuIfacePattern")?)?,
+        monitoring: monitoring::read(&spec)?,
     })
 }
 

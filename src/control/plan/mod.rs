@@ -2,6 +2,7 @@
 
 mod adjacency;
 mod numbers;
+mod peers;
 mod ways;
 
 pub use adjacency::{Out, Ports, Underlay, Workload};
@@ -19,6 +20,7 @@ use crate::worker::Counters;
 use adjacency::Context;
 use ipnet::{IpNet, Ipv4Net};
 use numbers::Numbers;
+use peers::Peers;
 use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -36,6 +38,8 @@ pub struct Installed {
     pub id: AdjId,
     /// What the adjacency's counters stood at when the route got the number: its own count starts there.
     pub base: u64,
+    /// The same when the route began to send to its node.
+    pub node_base: u64,
 }
 
 /// What an update came to.
@@ -70,6 +74,7 @@ pub struct Planner {
     ports: Ports,
     /// This host's addresses at the last update, loopback ones left out.
     own: BTreeSet<Ipv4Addr>,
+    peers: Peers,
 }
 
 impl Planner {
@@ -87,12 +92,18 @@ impl Planner {
             ways: Ways::default(),
             ports: Ports::default(),
             own: BTreeSet::new(),
+            peers: Peers::default(),
         }
     }
 
     /// Routes in force, by prefix.
     pub fn installed(&self) -> &BTreeMap<Ipv4Net, Installed> {
         &self.installed
+    }
+
+    /// Packets that took routes that are gone, by the node they led to; nodes that no route leads to are left out.
+    pub fn past(&self) -> BTreeMap<String, u64> {
+        self.peers.past()
     }
 
     /// What a packet that takes a route in force meets.
@@ -152,6 +163,7 @@ impl Planner {
             }
             _ => self.update_all(inputs, node, oldest),
         };
+        self.peers.settle();
         if self.ports != *inputs.ports {
             self.ports = inputs.ports.clone();
         }
@@ -249,6 +261,12 @@ impl Planner {
             self.ways.release(prefix, before);
         }
         if let Some(i) = self.installed.get_mut(&prefix) {
+            if i.route.peer() != route.peer() {
+                let taken = hits(&self.counters, i.id).unwrap_or(0);
+                self.peers.leave(&i.route, taken.saturating_sub(i.node_base));
+                self.peers.join(&route);
+                i.node_base = taken;
+            }
             i.route = route;
             if *self.adjacencies.get(i.id) == adjacency {
                 return false;
@@ -261,7 +279,8 @@ impl Planner {
         let base = hits(&self.counters, id).unwrap_or(0);
         self.adjacencies.set(id, adjacency);
         self.table.insert(prefix, id);
-        self.installed.insert(prefix, Installed { route, id, base });
+        self.peers.join(&route);
+        self.installed.insert(prefix, Installed { route, id, base, node_base: base });
         true
     }
 
@@ -270,6 +289,8 @@ impl Planner {
         if let Some(address) = gone.route.underlay() {
             self.ways.release(prefix, address);
         }
+        let taken = hits(&self.counters, gone.id).unwrap_or(0);
+        self.peers.leave(&gone.route, taken.saturating_sub(gone.node_base));
         self.table.remove(prefix);
         self.numbers.retire(gone.id);
         true

@@ -276,3 +276,26 @@ fn the_host_mtu_is_the_least_of_the_links_that_count() {
     node.mtu_links = Some("^(bond|ens).*".parse().unwrap());
     assert_eq!((host_mtu(&node, &view, "bond0"), host_mtu(&node, &view, "eth1")), (9000, 1400));
 }
+
+#[test]
+fn what_was_sent_to_a_node_is_remembered_when_its_routes_go_or_move() {
+    let mut w = World::new();
+    w.neighbour("10.1.0.2", MAC_B);
+    w.update();
+    let (prefix, node) = (net("10.244.2.0/26"), "b");
+    assert_eq!(w.desired.routes[&IpNet::V4(prefix)].node(), Some(node));
+    let id = w.planner.installed()[&prefix].id;
+    (0..5).for_each(|_| w.counters.hit(id));
+    // The block moves to another node: the number stays, what it carried is the first node's.
+    w.desired.routes.insert(prefix.into(), Route::Direct { node: "c".into(), address: ip("10.1.0.3") });
+    w.desired.routes.insert("10.244.9.0/26".parse().unwrap(), Route::Direct { node: node.into(), address: ip("10.1.0.2") });
+    w.update();
+    let moved = &w.planner.installed()[&prefix];
+    assert_eq!((moved.id, moved.base, moved.node_base), (id, 0, 5));
+    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]));
+    // The other node's count starts there; and it is dropped with its last route.
+    (0..2).for_each(|_| w.counters.hit(id));
+    w.desired.routes.remove(&IpNet::V4(prefix));
+    w.update();
+    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]), "c has no route left");
+}

@@ -98,6 +98,7 @@ impl Entry {
             id,
             name,
             role: key.role(),
+            workload: if let Key::Workload(name) = key { Some(name.clone()) } else { None },
             driver,
             refused: self.refused.clone(),
             state,

@@ -59,6 +59,8 @@ pub struct PortFact {
     pub name: String,
     /// uplink, workload or host.
     pub role: &'static str,
+    /// `namespace/pod` where known, else the endpoint's name; workloads' ports only.
+    pub workload: Option<String>,
     pub driver: Option<&'static str>,
     pub refused: Vec<String>,
     pub state: String,
@@ -82,6 +84,8 @@ pub struct PortManager<O> {
     /// MACs that ARP showed, by endpoint.
     learned: BTreeMap<String, Mac>,
     problems: Vec<String>,
+    /// What ports that are gone had done, by role.
+    past: BTreeMap<&'static str, PortTotals>,
 }
 
 impl<O: Opener> PortManager<O> {
@@ -96,6 +100,7 @@ impl<O: Opener> PortManager<O> {
             entries: BTreeMap::new(),
             learned: BTreeMap::new(),
             problems: Vec::new(),
+            past: BTreeMap::new(),
         }
     }
 
@@ -247,6 +252,10 @@ impl<O: Opener> PortManager<O> {
         }
         let Some(entry) = self.entries.remove(key) else { return };
         tracing::info!("{key}: {} detached", entry.wish.interface);
+        let past = self.past.entry(key.role()).or_default();
+        for (id, base) in entry.ids.iter().zip(&entry.bases) {
+            past.add(PortTotals::of(&self.counters, *id).since(*base));
+        }
         for id in &entry.ids {
             let pending = match &entry.state {
                 State::Closing { pending, .. } => pending.iter().filter(|(i, _)| i == id).map(|(_, w)| *w).collect(),
@@ -394,6 +403,11 @@ impl<O: Opener> PortManager<O> {
     /// All ports for people; one row per number in use.
     pub fn facts(&self) -> Vec<PortFact> {
         self.entries.iter().flat_map(|(key, e)| e.facts(key, self.mailboxes.len())).collect()
+    }
+
+    /// What ports that are gone had done, by role. Together with the facts' totals it never goes down.
+    pub fn past(&self) -> &BTreeMap<&'static str, PortTotals> {
+        &self.past
     }
 
     /// What keeps ports from being open, one line each.

@@ -1,7 +1,7 @@
 //! The API's answer to a request for a trace: records as they come, one JSON value a line.
 
 use crate::control::facts::TapError;
-use crate::ops::api::error_body;
+use crate::ops::server::{self, Answer, Connection};
 use crate::ops::source::Source;
 use crate::ops::view::TraceLine;
 use crate::worker::tap::{Record, Tap};
@@ -9,7 +9,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
 /// Between two looks at what a trace has brought, and how many looks pass between two signs of life.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -20,24 +19,18 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Path of the trace: `?filter=EXPRESSION&count=N`, percent-encoded.
 pub const TRACE: &str = "/v1/trace";
 
-/// Filter and count of a request for a trace; `None` for any other request.
-pub fn query(head: &[u8]) -> Option<Result<(String, u64), &'static str>> {
-    let line = std::str::from_utf8(head.split(|b| *b == b'\r' || *b == b'\n').next()?).ok()?;
-    let target = line.strip_prefix("GET ")?.split(' ').next()?;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    if path != TRACE {
-        return None;
-    }
+/// Filter and count of a trace that is asked for.
+fn read(query: &str) -> Result<(String, u64), &'static str> {
     let (mut filter, mut count) = (String::new(), u64::MAX);
     for (key, value) in query.split('&').filter_map(|p| p.split_once('=')) {
-        let Some(value) = decode_percent(value) else { return Some(Err("the query is not percent-encoded text")) };
+        let Some(value) = decode_percent(value) else { return Err("the query is not percent-encoded text") };
         match (key, value.parse()) {
             ("filter", _) => filter = value,
             ("count", Ok(n)) => count = n,
-            _ => return Some(Err("expected: /v1/trace?filter=EXPRESSION&count=N")),
+            _ => return Err("expected: /v1/trace?filter=EXPRESSION&count=N"),
         }
     }
-    Some(Ok((filter, count)))
+    Ok((filter, count))
 }
 
 fn decode_percent(text: &str) -> Option<String> {
@@ -57,7 +50,11 @@ fn decode_percent(text: &str) -> Option<String> {
 }
 
 /// Sends packets as they come, one JSON value a line, until there have been enough or the reader goes away.
-pub async fn serve(mut stream: UnixStream, source: Arc<dyn Source>, filter: String, count: u64) -> io::Result<()> {
+pub async fn serve(mut stream: Connection, source: Arc<dyn Source>, query: String) -> io::Result<()> {
+    let (filter, count) = match read(&query) {
+        Ok(wanted) => wanted,
+        Err(message) => return Answer::error(server::BAD_REQUEST, message).send(stream).await,
+    };
     let asked = source.clone();
     // The one before may be ending.
     let ask = move || {
@@ -71,15 +68,15 @@ pub async fn serve(mut stream: UnixStream, source: Arc<dyn Source>, filter: Stri
     };
     let tap = match tokio::task::spawn_blocking(ask).await {
         Ok(Ok(tap)) => tap,
-        Ok(Err(e)) => return refuse(stream, &e.to_string()).await,
-        Err(e) => return refuse(stream, &e.to_string()).await,
+        Ok(Err(e)) => return Answer::error(server::CONFLICT, &e.to_string()).send(stream).await,
+        Err(e) => return Answer::error(server::CONFLICT, &e.to_string()).send(stream).await,
     };
     let result = send_trace(&mut stream, &source, &tap).await;
     tap.stop();
     result
 }
 
-async fn send_trace(stream: &mut UnixStream, source: &Arc<dyn Source>, tap: &Tap) -> io::Result<()> {
+async fn send_trace(stream: &mut Connection, source: &Arc<dyn Source>, tap: &Tap) -> io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n").await?;
     let mut quiet = 0;
     loop {
@@ -87,7 +84,7 @@ async fn send_trace(stream: &mut UnixStream, source: &Arc<dyn Source>, tap: &Tap
         let mut lines = Vec::new();
         let records: Vec<Record> = std::iter::from_fn(|| tap.next()).collect();
         if !records.is_empty() {
-            // The control plane is asked, on whose thread this runs.
+            // The control plane is asked: not on the thread that answers everybody.
             let asked = source.clone();
             let names = tokio::task::spawn_blocking(move || asked.interfaces()).await.map_err(io::Error::other)?;
             for r in &records {
@@ -116,13 +113,4 @@ fn line(out: &mut Vec<u8>, l: &TraceLine) -> io::Result<()> {
     serde_json::to_writer(&mut *out, l)?;
     out.push(b'\n');
     Ok(())
-}
-
-async fn refuse(mut stream: UnixStream, message: &str) -> io::Result<()> {
-    let body = error_body(message);
-    let head =
-        format!("HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&body).await?;
-    stream.shutdown().await
 }

@@ -6,7 +6,7 @@
 //! queue within 32768..=60999, chosen by the inner flow's hash. A tunnel packet longer than the interface's
 //! MTU is refused (`tx_too_big`), never fragmented.
 
-mod tunnel;
+pub(in crate::port) mod tunnel;
 mod tx;
 
 pub use tunnel::DEVICE as SUPER_FRAME_DEVICE;

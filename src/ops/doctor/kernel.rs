@@ -1,0 +1,133 @@
+//! What the kernel allows and offers.
+
+use super::{Finding, Machine, State};
+use crate::port::probe;
+
+/// Capabilities by their bit (include/uapi/linux/capability.h), and what is lost without them.
+const CAPABILITIES: &[(u32, &str, State, &str)] = &[
+    (12, "CAP_NET_ADMIN", State::Failure, "nothing works"),
+    (13, "CAP_NET_RAW", State::Failure, "nothing works"),
+    (21, "CAP_SYS_ADMIN", State::Warning, "no TAPs in pods' namespaces, and features cannot be tried out"),
+    (39, "CAP_BPF", State::Warning, "no AF_XDP, and the host stack sees pods' packets twice on a veth"),
+];
+
+pub(super) fn rights(m: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "rights";
+    let status = m.read("proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:")).and_then(|v| u64::from_str_radix(v.trim(), 16).ok());
+    let Some(held) = held else { return vec![Finding::note(CHECK, "unknown: /proc/self/status cannot be read")] };
+    let has = |bit: u32| held & (1 << bit) != 0;
+    // CAP_SYS_ADMIN includes what CAP_BPF was taken out of.
+    let allows = |bit: u32| has(bit) || (bit == 39 && has(21));
+    let missing = CAPABILITIES.iter().filter(|(bit, ..)| !allows(*bit));
+    let out: Vec<Finding> = missing
+        .map(|(_, name, state, lost)| {
+            Finding::bad(CHECK, *state, format!("{name} is missing: {lost}"), "run as root, or with this capability")
+        })
+        .collect();
+    if out.is_empty() { vec![Finding::ok(CHECK, "all capabilities that can be used")] } else { out }
+}
+
+pub(super) fn version(m: &Machine) -> Vec<Finding> {
+    let release = m.read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
+    vec![Finding::ok("kernel", release)]
+}
+
+/// What each probe stands for, how bad its failure is, and what happens then.
+const FEATURES: &[(&str, &str, State, &str)] = &[
+    (probe::TUN_DEVICE, "TUN and TAP", State::Failure, "load the tun module (modprobe tun), or give the container /dev/net/tun"),
+    (
+        probe::AF_PACKET,
+        "AF_PACKET with virtio-net headers",
+        State::Failure,
+        "pods on a veth need it, or AF_XDP: workloads: {driver: af-xdp}",
+    ),
+    (probe::AF_XDP, "AF_XDP", State::Note, "not needed: sockets are used instead"),
+    (probe::UDP_SEGMENT, "UDP_SEGMENT", State::Warning, "bulk traffic is several times slower without it; it came with Linux 4.18"),
+    (probe::UDP_GRO, "UDP_GRO", State::Warning, "bulk traffic is several times slower without it; it came with Linux 5.0"),
+    (probe::RAW_IPIP, "raw socket for IP-in-IP", State::Warning, "nodes reached by IP-in-IP are cut off unless AF_XDP works"),
+    (probe::TUNNEL_GSO, "super-frames through tunnels", State::Note, "not needed: super-frames are cut here; it came with Linux 6.17"),
+];
+
+pub(super) fn features(m: &Machine) -> Vec<Finding> {
+    let probes = match &m.probes {
+        Ok(p) => p,
+        Err(e) => {
+            let remedy = "run as root; in a container, privileged";
+            return vec![Finding::bad("features", State::Warning, format!("could not be tried out: {e}"), remedy)];
+        }
+    };
+    let finding = |(name, title, state, remedy): &(&str, &'static str, State, &str)| {
+        let p = probes.iter().find(|p| p.name == *name)?;
+        Some(match &p.result {
+            Ok(()) => Finding::ok(title, "works"),
+            Err(why) => Finding::bad(title, *state, why.clone(), *remedy),
+        })
+    };
+    FEATURES.iter().filter_map(finding).collect()
+}
+
+pub(super) fn forwarding(m: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "ip_forward";
+    match m.read("proc/sys/net/ipv4/ip_forward").as_deref() {
+        Some("0") => {
+            let remedy = "sysctl -w net.ipv4.ip_forward=1, and a file in /etc/sysctl.d for the next start";
+            vec![Finding::bad(CHECK, State::Failure, "0: packets between pods and what lies beyond this node are not forwarded", remedy)]
+        }
+        Some(v) => vec![Finding::ok(CHECK, v)],
+        None => vec![Finding::note(CHECK, "unknown: /proc/sys cannot be read")],
+    }
+}
+
+/// rp_filter counts as the larger of `all` and the interface's (Documentation/networking/ip-sysctl.rst).
+pub(super) fn reverse_path(m: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "rp_filter";
+    let value = |name: &str| m.read(&format!("proc/sys/net/ipv4/conf/{name}/rp_filter")).and_then(|v| v.parse::<u8>().ok());
+    let all = value("all").unwrap_or(0);
+    let host = m.config.as_ref().map_or("tunl-tortie", |c| &c.host.interface);
+    let names = [Some(host), m.uplink().map(|(name, _)| name)];
+    let strict: Vec<&str> = names.into_iter().flatten().filter(|n| value(n).is_some_and(|v| v.max(all) == 1)).collect();
+    if strict.is_empty() {
+        return vec![Finding::ok(CHECK, "not strict on the uplink and the host device")];
+    }
+    let found = format!("strict (1) on {}: works while the routes to pods and nodes are symmetric", strict.join(", "));
+    vec![Finding::note(CHECK, found)]
+}
+
+/// What one worker's pool locks when it is registered with AF_XDP, bytes: 8,192 slots of 2 KB and 128 of 64 KB.
+const POOL: u64 = 8192 * 2048 + 128 * 65536;
+
+pub(super) fn locked_memory(m: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "locked memory";
+    let limits = m.read("proc/self/limits").unwrap_or_default();
+    let soft = limits.lines().find_map(|l| l.strip_prefix("Max locked memory")).and_then(|l| l.split_whitespace().next());
+    let workers = m.config.as_ref().map_or(1, |c| u64::from(c.workers));
+    match soft.map(str::parse::<u64>) {
+        // Whoever has CAP_IPC_LOCK is not limited.
+        _ if has_ipc_lock(m) => vec![Finding::ok(CHECK, "not limited (CAP_IPC_LOCK)")],
+        Some(Ok(bytes)) if bytes < workers * POOL => {
+            let found = format!("at most {} MB, AF_XDP takes {} MB", bytes >> 20, (workers * POOL) >> 20);
+            vec![Finding::bad(CHECK, State::Warning, found, "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited")]
+        }
+        Some(_) => vec![Finding::ok(CHECK, "enough for AF_XDP")],
+        None => vec![Finding::note(CHECK, "unknown: /proc/self/limits cannot be read")],
+    }
+}
+
+fn has_ipc_lock(m: &Machine) -> bool {
+    let status = m.read("proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:")).and_then(|v| u64::from_str_radix(v.trim(), 16).ok());
+    held.is_some_and(|h| h & (1 << 14) != 0)
+}
+
+pub(super) fn clock(m: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "clock";
+    match m.clock {
+        Some(true) => vec![Finding::ok(CHECK, "synchronised")],
+        Some(false) => {
+            let remedy = "run chrony or systemd-timesyncd: certificates, and the age of address blocks, are judged by it";
+            vec![Finding::bad(CHECK, State::Warning, "the kernel does not take it to be synchronised", remedy)]
+        }
+        None => vec![Finding::note(CHECK, "unknown: adjtimex is refused")],
+    }
+}
