@@ -74,7 +74,7 @@ fn lines(e: &Explanation, style: Style) -> String {
     let verdict = style.paint(if e.remedies.is_empty() { Tone::Good } else { Tone::Bad }, &e.verdict);
     line("verdict", &verdict);
     for r in &e.remedies {
-        line("", r);
+        line("remedy", r);
     }
     for f in &e.out {
         let note = if f.reconstructed { ", outer headers as the kernel makes them" } else { "" };
