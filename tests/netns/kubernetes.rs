@@ -172,7 +172,8 @@ fn traffic_outlives_the_api_server_and_changes_come_with_it() {
     let mut s = Site::new();
     s.a.start();
     s.b.start();
-    s.until("both ready", || s.a.is_ready() && s.b.is_ready());
+    // The host's routes follow the device's address by some milliseconds.
+    s.until("both ready", || [&s.a, &s.b].iter().all(|n| n.is_ready() && n.problems().is_empty()));
     assert_eq!((s.a.remote_kind().as_deref(), s.a.problems()), (Some("vxlan"), vec![]));
     s.expect_both_ways("with the API server");
 
@@ -202,7 +203,8 @@ fn a_daemon_that_starts_before_the_api_server_waits_for_it() {
     let mut s = Site::new();
     s.a.start();
     s.b.start();
-    s.until("both ready", || s.a.is_ready() && s.b.is_ready());
+    // The host's routes follow the device's address by some milliseconds.
+    s.until("both ready", || [&s.a, &s.b].iter().all(|n| n.is_ready() && n.problems().is_empty()));
     s.server.stop();
     s.a.kill();
     let before = s.a.ns.sh("ip route");

@@ -25,7 +25,7 @@ fn every_setting_has_its_source_and_the_environment_goes_first() {
         "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 77, vxlanMTU: 1300}\n",
     );
     std::fs::write(&p.a.config, std::fs::read_to_string(&p.a.config).unwrap().replace("node: node1", "node: other")).unwrap();
-    p.a.start_with(&["NODENAME=node1", "FELIX_VXLANMTU=1200", "FELIX_HEALTHPORT=9", "IP=autodetect"]);
+    p.a.start_with(&["NODENAME=node1", "FELIX_VXLANMTU=1200", "FELIX_LOGSEVERITYSCREEN=Info", "IP=autodetect"]);
     let rows = p.a.client().config().unwrap();
     let file = |line: u32| format!("{}:{line}", p.a.config.display());
     assert_eq!(row(&rows, "node"), ("node1", "environment NODENAME"));
@@ -36,7 +36,7 @@ fn every_setting_has_its_source_and_the_environment_goes_first() {
     assert_eq!(row(&rows, "FelixConfiguration vxlanVNI"), ("77", "FelixConfiguration default"));
     assert_eq!(row(&rows, "FelixConfiguration vxlanPort"), ("4789", "default"));
     assert_eq!(row(&rows, "address"), ("10.1.0.1/24", "the node's object"));
-    assert_eq!(row(&rows, "FELIX_HEALTHPORT"), ("9", "ignored: this setting of Felix has no meaning here yet"));
+    assert_eq!(row(&rows, "FELIX_LOGSEVERITYSCREEN"), ("Info", "ignored: this setting of Felix has no meaning here yet"));
     assert_eq!(row(&rows, "IP"), ("autodetect", "ignored: nothing is written to a folder of manifests"));
     // It is in force, too.
     assert_eq!(p.a.client().status().unwrap().pod_mtu, Some(1200));
