@@ -9,7 +9,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The node's configuration
-    #[arg(long, value_name = "FILE", default_value = super::run::DEFAULT_CONFIG)]
+    #[arg(long, value_name = "FILE", default_value = crate::control::config::DEFAULT_PATH)]
     config: PathBuf,
     /// The daemon's API socket
     #[arg(long, default_value = DEFAULT_SOCKET, value_name = "PATH")]

@@ -14,7 +14,7 @@ pub struct Args {
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
     output: Output,
     /// The node's configuration, there or not
-    #[arg(long, value_name = "FILE", default_value = super::run::DEFAULT_CONFIG)]
+    #[arg(long, value_name = "FILE", default_value = crate::control::config::DEFAULT_PATH)]
     config: PathBuf,
     /// The daemon's API socket
     #[arg(long, default_value = DEFAULT_SOCKET, value_name = "PATH")]

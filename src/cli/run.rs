@@ -2,20 +2,17 @@
 
 use super::Outcome;
 use crate::cni::install::Installer;
-use crate::control::config::Config;
+use crate::control::config::{self, Config};
 use crate::control::env::Environment;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Where the node's configuration is unless told otherwise.
-pub const DEFAULT_CONFIG: &str = "/etc/tortie/node.yaml";
-
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The node's configuration
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
 }
 

@@ -16,7 +16,6 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest wait that may be asked for, seconds: a runtime gives up after a few minutes.
 const PATIENCE_MAX: u32 = 600;
-const NODE_CONFIG: &str = "/etc/tortie/node.yaml";
 const NODENAME_FILE: &str = "/var/lib/calico/nodename";
 const MTU_FILE: &str = "/var/lib/calico/mtu";
 const IPAM_LOCK: &str = "/var/run/calico/ipam.lock";
@@ -167,7 +166,7 @@ fn daemon_config(root: &Field) -> Result<Option<Config>, CniError> {
         return Ok(Some(Config::load(Path::new(path), &Environment::of_process())?));
     }
     let kubernetes = said(&root.get("datastore_type")?)? == Some("kubernetes") || root.at(&["kubernetes", "kubeconfig"])?.is_present();
-    let usual = Path::new(NODE_CONFIG);
+    let usual = Path::new(config::DEFAULT_PATH);
     if kubernetes || !usual.exists() { Ok(None) } else { Ok(Some(Config::load(usual, &Environment::of_process())?)) }
 }
 
@@ -180,7 +179,10 @@ fn datastore(root: &Field, daemon: Option<&Config>) -> Result<Datastore, CniErro
         (None, _) if kubeconfig.is_some() => Ok(Datastore::Kubernetes { kubeconfig }),
         (Some(other), _) => Err(kind.error(format!("{other} is not supported; set kubernetes, or leave it out and set config")).into()),
         (None, _) => Err(kind
-            .error(format!("missing, and there is no {NODE_CONFIG}: set it to kubernetes, or set config to the daemon's configuration"))
+            .error(format!(
+                "missing, and there is no {}: set it to kubernetes, or set config to the daemon's configuration",
+                config::DEFAULT_PATH
+            ))
             .into()),
     }
 }

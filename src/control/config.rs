@@ -162,6 +162,9 @@ pub enum ConfigError {
     Environment(#[from] EnvError),
 }
 
+/// Where the configuration is unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/tortie/node.yaml";
+
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 impl Config {

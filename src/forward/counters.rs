@@ -93,6 +93,27 @@ impl Default for Counters {
     }
 }
 
+/// How packets ended, by reason; the position is the reason's index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    pub punted: Vec<u64>,
+    pub dropped: Vec<u64>,
+}
+
+impl Ends {
+    /// The reasons that packets ended for since `before`, with how many.
+    pub fn since(&self, before: &Ends) -> (Reasons<PuntReason>, Reasons<DropReason>) {
+        (more(&self.punted, &before.punted, PuntReason::ALL), more(&self.dropped, &before.dropped, DropReason::ALL))
+    }
+}
+
+/// Reasons with how many packets ended for each.
+pub type Reasons<R> = Vec<(R, u64)>;
+
+fn more<R: Copy>(now: &[u64], before: &[u64], reasons: &[R]) -> Reasons<R> {
+    now.iter().zip(before).zip(reasons).filter(|((n, b), _)| n != b).map(|((n, b), r)| (*r, n - b)).collect()
+}
+
 impl Counters {
     /// The counters of a port; numbers beyond [`MAX_PORTS`] share the last.
     #[inline(always)]
@@ -121,6 +142,12 @@ impl Counters {
     #[inline(always)]
     pub fn count_punt(&self, reason: PuntReason, n: u64) {
         self.punted[reason.index()].add(n);
+    }
+
+    /// How packets ended so far, by reason.
+    pub fn ends(&self) -> Ends {
+        let all = |counters: &[Counter]| counters.iter().map(Counter::get).collect();
+        Ends { punted: all(&self.punted), dropped: all(&self.dropped) }
     }
 
     /// Both sides of the law: (received + generated, sent + punted + dropped + coalesced + held). Equal whenever

@@ -1,7 +1,7 @@
 //! Ports over memory: a wire with two ends, for tests, benches and fuzzing. Deterministic, no kernel.
 
 use super::{Caps, Medium, Port, RxReport, TxReport};
-use crate::frame::{Batch, Csum, FramePool, Gso};
+use crate::frame::{Batch, Csum, Frame, FramePool, Gso};
 use crossbeam::queue::ArrayQueue;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +24,23 @@ pub struct Wired {
 impl From<Vec<u8>> for Wired {
     fn from(bytes: Vec<u8>) -> Wired {
         Wired { bytes, partial: None, may_be_partial: false, gso: None, peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED), outer_tos: 0 }
+    }
+}
+
+impl Wired {
+    /// A copy of a frame in a pool.
+    pub fn copy(pool: &FramePool, f: &Frame) -> Wired {
+        Wired {
+            bytes: pool.data(f).to_vec(),
+            partial: match f.csum {
+                Csum::Partial { start, offset } => Some((start - f.head(), offset)),
+                _ => None,
+            },
+            may_be_partial: f.csum == Csum::MayBePartial,
+            gso: f.gso,
+            peer: f.peer,
+            outer_tos: f.outer_tos,
+        }
     }
 }
 
@@ -112,17 +129,7 @@ impl Port for MemPort {
         let n = out.len().min(self.tx.capacity() - self.tx.len());
         let mut report = TxReport::default();
         for f in out.drain_front(n) {
-            let wired = Wired {
-                bytes: pool.data(&f).to_vec(),
-                partial: match f.csum {
-                    Csum::Partial { start, offset } => Some((start - f.head(), offset)),
-                    _ => None,
-                },
-                may_be_partial: f.csum == Csum::MayBePartial,
-                gso: f.gso,
-                peer: f.peer,
-                outer_tos: f.outer_tos,
-            };
+            let wired = Wired::copy(pool, &f);
             pool.give(f);
             match self.tx.push(wired) {
                 Ok(()) => report.sent += 1,

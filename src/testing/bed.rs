@@ -7,6 +7,7 @@ use crate::frame::{FramePool, PortId};
 use crate::port::Port;
 use crate::port::mem::{MemPeer, MemPort, Wired};
 use crate::snapshot::{self, Publisher};
+use crate::worker::counters::Ends;
 use crate::worker::{Command, Counters, Event, Mailbox, Waker, Worker};
 use std::sync::Arc;
 
@@ -62,8 +63,7 @@ struct Totals {
     sent: u64,
     coalesced: u64,
     held: u64,
-    punted: Vec<u64>,
-    dropped: Vec<u64>,
+    ends: Ends,
 }
 
 impl Totals {
@@ -74,23 +74,20 @@ impl Totals {
             sent: c.sent.get(),
             coalesced: c.coalesced.get(),
             held: c.held.get(),
-            punted: c.punted.iter().map(|n| n.get()).collect(),
-            dropped: c.dropped.iter().map(|n| n.get()).collect(),
+            ends: c.ends(),
         }
     }
 
     fn since(&self, old: &Totals) -> Delta {
-        let changes = |new: &[u64], old: &[u64]| -> Vec<(usize, u64)> {
-            new.iter().zip(old).enumerate().filter(|(_, (n, o))| n != o).map(|(i, (n, o))| (i, n - o)).collect()
-        };
+        let (punted, dropped) = self.ends.since(&old.ends);
         Delta {
             received: self.received - old.received,
             generated: self.generated - old.generated,
             sent: self.sent - old.sent,
             coalesced: self.coalesced - old.coalesced,
             held: self.held as i64 - old.held as i64,
-            punted: changes(&self.punted, &old.punted).into_iter().map(|(i, n)| (PuntReason::ALL[i], n)).collect(),
-            dropped: changes(&self.dropped, &old.dropped).into_iter().map(|(i, n)| (DropReason::ALL[i], n)).collect(),
+            punted,
+            dropped,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::OpenError;
 use super::kubernetes::{KubeObjects, Source};
 use super::manifests::FolderObjects;
 use super::objects::{Access, Id, Objects, Preconditions, Resource};
-use crate::control::config::{Config, ConfigError, Datastore};
+use crate::control::config::{Config, ConfigError, DEFAULT_PATH, Datastore};
 use crate::control::resources::Keeps;
 use crate::control::yaml::{self, Field, FieldError, SyntaxError};
 use serde_json::Value;
@@ -12,9 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// calicoctl's own configuration, and the daemon's.
-pub const CALICOCTL: &str = "/etc/calico/calicoctl.cfg";
-pub const DAEMON: &str = "/etc/tortie/node.yaml";
+/// calicoctl's own configuration.
+const CALICOCTL: &str = "/etc/calico/calicoctl.cfg";
 
 /// A datastore by its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub enum PlaceError {
     NoPath,
     #[error(
         "no datastore is configured: give --config FILE (the node's configuration or calicoctl's), or set KUBECONFIG, or \
-         DATASTORE_TYPE=file with TORTIE_DATASTORE_PATH; neither {CALICOCTL} nor {DAEMON} is there"
+         DATASTORE_TYPE=file with TORTIE_DATASTORE_PATH; neither {CALICOCTL} nor {DEFAULT_PATH} is there"
     )]
     Nothing,
 }
@@ -63,7 +62,7 @@ impl Place {
         let kind = variable("DATASTORE_TYPE").or_else(|| variable("CALICO_DATASTORE_TYPE")).or(by_path).or(by_client);
         match kind {
             Some(kind) => Place::of_kind(&kind, "DATASTORE_TYPE", None, &variable),
-            None if Path::new(DAEMON).exists() => Place::of_file(Path::new(DAEMON), &variable),
+            None if Path::new(DEFAULT_PATH).exists() => Place::of_file(Path::new(DEFAULT_PATH), &variable),
             None => home_kubeconfig(&variable).map(|p| Place::Kubernetes(Source::Kubeconfig(p))).ok_or(PlaceError::Nothing),
         }
     }

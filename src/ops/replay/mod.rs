@@ -18,6 +18,8 @@ use crate::frame::{FramePool, PortId};
 use crate::port::Medium;
 use crate::port::mem::{MemPeer, MemPort, Wired};
 use crate::snapshot;
+use crate::worker::counters::Ends;
+use crate::worker::tap::Record;
 use crate::worker::{Command, Counters, Mailbox, Waker, Worker};
 use serde::Serialize;
 use state::{PortState, RoleState};
@@ -169,17 +171,17 @@ impl Engine {
             return Ok(Verdict { left_to_host: true, ..Verdict::default() });
         };
         self.now_ms = self.now_ms.max(now_ms);
-        let before = Totals::of(&self.counters);
+        let (before, held) = (self.counters.ends(), self.counters.held.get());
         if let Some((_, _, wire)) = self.wires.iter().find(|(id, ..)| *id == port) {
             wire.send(frame);
         }
         self.worker.turn_at(self.now_ms);
-        Ok(self.verdict(&before))
+        Ok(self.verdict(&before, held))
     }
 
     /// What a turn led to.
-    fn verdict(&mut self, before: &Totals) -> Verdict {
-        let now = Totals::of(&self.counters);
+    fn verdict(&mut self, before: &Ends, held: u64) -> Verdict {
+        let (punted, dropped) = self.counters.ends().since(before);
         let mut sent = Vec::new();
         for (id, medium, wire) in &self.wires {
             while let Some(frame) = wire.recv() {
@@ -187,16 +189,7 @@ impl Engine {
                 sent.push(Sent { port: *id, frame, reconstructed });
             }
         }
-        let more = |now: &[u64], before: &[u64]| -> Vec<(usize, u64)> {
-            now.iter().zip(before).enumerate().filter(|(_, (n, b))| n > b).map(|(i, (n, b))| (i, n - b)).collect()
-        };
-        Verdict {
-            sent,
-            punted: more(&now.punted, &before.punted).into_iter().map(|(i, n)| (PuntReason::ALL[i], n)).collect(),
-            dropped: more(&now.dropped, &before.dropped).into_iter().map(|(i, n)| (DropReason::ALL[i], n)).collect(),
-            held: now.held > before.held,
-            left_to_host: false,
-        }
+        Verdict { sent, punted, dropped, held: self.counters.held.get() > held, left_to_host: false }
     }
 
     /// A verdict as a row. `packet` counts from 1.
@@ -220,40 +213,35 @@ impl Drop for Engine {
 
 impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut parts = Vec::new();
-        let times = |n: u64| if n == 1 { String::new() } else { format!(" x{n}") };
-        parts.extend(self.punted.iter().map(|(r, n)| format!("punted {r}{}", times(*n))));
-        parts.extend(self.dropped.iter().map(|(r, n)| format!("dropped {r}{}", times(*n))));
-        // A punted packet leaves too: by the host device.
-        if !self.sent.is_empty() && self.punted.is_empty() {
-            parts.insert(0, format!("sent{}", times(self.sent.len() as u64)));
-        }
-        if self.held {
-            parts.push("held for a neighbour".into());
-        }
+        let mut parts = ends(self.sent.len(), &self.punted, &self.dropped, self.held);
         if self.left_to_host {
             parts.push("left to the host's kernel".into());
         }
-        if parts.is_empty() {
-            parts.push("nothing".into());
-        }
-        f.write_str(&parts.join(", "))
+        f.write_str(&in_words(&parts))
     }
 }
 
-/// Counters whose changes make a verdict.
-struct Totals {
-    held: u64,
-    punted: Vec<u64>,
-    dropped: Vec<u64>,
+/// How a packet ended, in parts; `sent`: how many frames left because of it.
+fn ends(sent: usize, punted: &[(PuntReason, u64)], dropped: &[(DropReason, u64)], held: bool) -> Vec<String> {
+    let mut parts = Vec::new();
+    let times = |n: u64| if n == 1 { String::new() } else { format!(" x{n}") };
+    // A punted packet leaves too: by the host device.
+    if sent > 0 && punted.is_empty() {
+        parts.push(format!("sent{}", times(sent as u64)));
+    }
+    parts.extend(punted.iter().map(|(r, n)| format!("punted {r}{}", times(*n))));
+    parts.extend(dropped.iter().map(|(r, n)| format!("dropped {r}{}", times(*n))));
+    if held {
+        parts.push("held for a neighbour".into());
+    }
+    parts
 }
 
-impl Totals {
-    fn of(c: &Counters) -> Totals {
-        Totals {
-            held: c.held.get(),
-            punted: c.punted.iter().map(|n| n.get()).collect(),
-            dropped: c.dropped.iter().map(|n| n.get()).collect(),
-        }
-    }
+fn in_words(parts: &[String]) -> String {
+    if parts.is_empty() { "nothing".into() } else { parts.join(", ") }
+}
+
+/// The verdict on a packet that a running worker forwarded.
+pub fn verdict_of(r: &Record) -> String {
+    in_words(&ends(r.sent.len(), &r.punted, &r.dropped, r.held))
 }

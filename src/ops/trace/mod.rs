@@ -3,7 +3,7 @@
 mod client;
 pub mod stream;
 
-use super::replay::Verdict;
+use super::replay;
 use super::view::{DropRow, TraceFrame, TraceRow};
 use crate::frame::{Gso, GsoKind, PortId};
 use crate::port::mem::Wired;
@@ -13,19 +13,12 @@ use std::collections::BTreeMap;
 /// A record as a row.
 pub fn row(r: &Record, interfaces: &BTreeMap<PortId, String>) -> TraceRow {
     let name = |port: PortId| interfaces.get(&port).cloned().unwrap_or_else(|| format!("port {}", port.0));
-    let verdict = Verdict {
-        sent: r.sent.iter().map(|(port, f)| super::replay::Sent { port: *port, frame: f.clone(), reconstructed: false }).collect(),
-        punted: r.punted.clone(),
-        dropped: r.dropped.clone(),
-        held: r.held,
-        left_to_host: false,
-    };
     TraceRow {
         worker: r.worker,
         at: u64::try_from(r.at.as_nanos()).unwrap_or(u64::MAX),
         generation: r.generation,
         received: frame(r.port, name(r.port), &r.frame),
-        verdict: verdict.to_string(),
+        verdict: replay::verdict_of(r),
         dropped: r.dropped.iter().map(|(reason, n)| DropRow { reason: reason.name().into(), packets: *n }).collect(),
         punted: r.punted.iter().map(|(reason, n)| DropRow { reason: reason.name().into(), packets: *n }).collect(),
         held: r.held,

@@ -12,7 +12,8 @@ pub use view::View;
 
 use super::Worker;
 use crate::drop::{DropReason, PuntReason};
-use crate::frame::{Csum, Frame, FramePool, PortId};
+use crate::forward::counters::Ends;
+use crate::frame::{Frame, PortId};
 use crate::port::Medium;
 use crate::port::mem::Wired;
 use crate::snapshot::Snapshot;
@@ -148,7 +149,7 @@ impl Worker {
     fn observe(&mut self, snap: &Snapshot, id: PortId, medium: Medium, f: Frame) -> Record {
         // Whatever is queued is not this packet's.
         self.send();
-        let (frame, before) = (copy(&self.forwarder.pool, &f), Ends::of(self));
+        let (frame, before, held) = (Wired::copy(&self.forwarder.pool, &f), self.ends(), self.forwarder.waiting());
         let queued = self.forwarder.queued();
         let marks: Vec<(PortId, usize)> = queued.map(|(id, b)| (id, b.len())).collect();
         self.batch.push(f);
@@ -156,9 +157,9 @@ impl Worker {
         let mut sent = Vec::new();
         for (port, batch) in self.forwarder.queued() {
             let old = marks.iter().find(|(id, _)| *id == port).map_or(0, |(_, n)| *n);
-            sent.extend(batch.as_slice()[old.min(batch.len())..].iter().map(|f| (port, copy(&self.forwarder.pool, f))));
+            sent.extend(batch.as_slice()[old.min(batch.len())..].iter().map(|f| (port, Wired::copy(&self.forwarder.pool, f))));
         }
-        let now = Ends::of(self);
+        let (punted, dropped) = self.ends().since(&before);
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Record {
             worker: self.index,
@@ -166,47 +167,15 @@ impl Worker {
             generation: snap.generation,
             port: id,
             frame,
-            dropped: more(&now.dropped, &before.dropped, DropReason::ALL),
-            punted: more(&now.punted, &before.punted, PuntReason::ALL),
-            held: now.held > before.held,
+            dropped,
+            punted,
+            held: self.forwarder.waiting() > held,
             sent,
         }
     }
-}
 
-/// How packets ended so far.
-struct Ends {
-    dropped: Vec<u64>,
-    punted: Vec<u64>,
-    held: usize,
-}
-
-impl Ends {
-    fn of(w: &Worker) -> Ends {
-        Ends {
-            dropped: w.counters.dropped.iter().map(|n| n.get()).collect(),
-            // A punt is counted when it has left; until then it is queued.
-            punted: w.forwarder.punts(),
-            held: w.forwarder.waiting(),
-        }
-    }
-}
-
-fn more<R: Copy>(now: &[u64], before: &[u64], all: &[R]) -> Vec<(R, u64)> {
-    now.iter().zip(before).zip(all).filter(|((n, b), _)| n > b).map(|((n, b), r)| (*r, n - b)).collect()
-}
-
-/// A frame's bytes and metadata outside the pool.
-fn copy(pool: &FramePool, f: &Frame) -> Wired {
-    Wired {
-        bytes: pool.data(f).to_vec(),
-        partial: match f.csum {
-            Csum::Partial { start, offset } => Some((start.saturating_sub(f.head()), offset)),
-            _ => None,
-        },
-        may_be_partial: f.csum == Csum::MayBePartial,
-        gso: f.gso,
-        peer: f.peer,
-        outer_tos: f.outer_tos,
+    /// How packets ended so far. A punt is counted when it has left; until then it is queued.
+    fn ends(&self) -> Ends {
+        Ends { punted: self.forwarder.punts(), ..self.counters.ends() }
     }
 }
