@@ -1,12 +1,12 @@
 //! All that a worker may read, one generation at a time. Control builds a [`Snapshot`] and publishes it with
 //! one atomic store; a worker takes it up at the start of a turn and never sees half a change.
 
-use crate::fib::{AdjId, Adjacency, Lpm4};
+use crate::fib::{AdjId, Adjacency, Lpm4, PeerId};
 use crate::frame::PortId;
 use crate::wire::{Mac, vxlan::Vni};
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,8 +104,9 @@ pub struct Tunnel {
     pub vni: Vni,
     /// UDP port, both ends.
     pub port: u16,
-    /// Underlay addresses (host order) that tunnel packets are accepted from: nodes and the external nodes list.
-    pub senders: Arc<FxHashSet<u32>>,
+    /// Underlay addresses (host order) that tunnel packets are accepted from: nodes and the external nodes list,
+    /// each with the number that it is counted under.
+    pub senders: Arc<FxHashMap<u32, PeerId>>,
     /// Underlay addresses of all nodes, this one too: where a workload may not send tunnel packets.
     pub nodes: Arc<FxHashSet<u32>>,
     /// FelixConfiguration allowVXLANPacketsFromWorkloads.

@@ -18,3 +18,16 @@ impl AdjId {
         self.0 as usize
     }
 }
+
+/// Number of another node among the counters. 0 stands for all that have no number of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct PeerId(pub u32);
+
+impl PeerId {
+    pub const NONE: PeerId = PeerId(0);
+
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

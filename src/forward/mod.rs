@@ -54,6 +54,8 @@ pub struct Forwarder {
     pub pool: FramePool,
     pub counters: Arc<Counters>,
     queues: Vec<queue::TxQueue>,
+    /// Where the packets at hand were received: what is dropped of them counts there too.
+    from: PortId,
     /// Ports with frames to send, each once.
     touched: Vec<PortId>,
     held: Vec<hold::Held>,
@@ -79,6 +81,7 @@ impl Forwarder {
             pool,
             counters,
             queues: Vec::new(),
+            from: PortId::NONE,
             touched: Vec::with_capacity(BURST),
             held: Vec::with_capacity(hold::HELD_MAX),
             retried: Vec::with_capacity(hold::HELD_MAX),
@@ -103,18 +106,21 @@ impl Forwarder {
     /// Forwards a burst received on `port`; the batch is empty afterwards.
     pub fn process(&mut self, snap: &Snapshot, port: PortId, medium: Medium, batch: &mut Batch) {
         self.counters.received.add(batch.len() as u64);
+        self.from = port;
         let origin = match snap.role(port) {
             PortRole::Workload(endpoint) => {
-                let check = |pool: &mut FramePool, f: &mut Frame| ingress::from_workload(pool, f, port, medium, endpoint, &snap.tunnel);
+                let check = |pool: &mut FramePool, _: &Counters, f: &mut Frame| {
+                    ingress::from_workload(pool, f, port, medium, endpoint, &snap.tunnel)
+                };
                 self.admit(batch, check, |this, f| this.arp_from_workload(endpoint, port, f));
                 Origin::Routed
             }
             PortRole::Uplink => {
-                self.admit(batch, |pool, f| ingress::from_uplink(pool, f, medium, &snap.tunnel), no_arp);
+                self.admit(batch, |pool, counters, f| ingress::from_uplink(pool, counters, f, medium, &snap.tunnel), no_arp);
                 Origin::Routed
             }
             PortRole::Host => {
-                self.admit(batch, |pool, f| ingress::from_host(pool, f, medium), no_arp);
+                self.admit(batch, |pool, _, f| ingress::from_host(pool, f, medium), no_arp);
                 Origin::Host
             }
             PortRole::Closed => {
@@ -206,8 +212,13 @@ impl Forwarder {
     /// Counts a drop and gives the slot back.
     #[inline]
     fn discard(&mut self, f: Frame, reason: DropReason) {
-        self.counters.count_drop(reason, 1);
+        self.count_drop(reason, 1);
         self.pool.give(f);
+    }
+
+    #[inline]
+    fn count_drop(&self, reason: DropReason, n: u64) {
+        self.counters.count_rx_drop(self.from, reason, n);
     }
 
     /// Drops a packet and, if the rules allow, tells its sender why.
@@ -252,11 +263,11 @@ impl Forwarder {
     }
 
     /// Accounts for frames that a port lost while receiving.
-    pub fn lost_in_rx(&self, report: crate::port::RxReport) {
+    pub fn lost_in_rx(&self, id: PortId, report: crate::port::RxReport) {
         for (reason, n) in [(DropReason::RxTruncated, report.truncated), (DropReason::RxError, report.malformed)] {
             if n > 0 {
                 self.counters.received.add(u64::from(n));
-                self.counters.count_drop(reason, u64::from(n));
+                self.counters.count_rx_drop(id, reason, u64::from(n));
             }
         }
     }
@@ -269,6 +280,7 @@ impl Forwarder {
 
     /// Drops everything that waits, for a worker that ends.
     pub fn abandon(&mut self, reason: DropReason) {
+        self.from = PortId::NONE;
         for h in std::mem::take(&mut self.held) {
             self.discard(h.frame, reason);
         }

@@ -130,11 +130,15 @@ impl Forwarder {
     pub(super) fn encapsulate(&mut self, f: &mut Frame, adj: &Adjacency) -> bool {
         match adj.kind {
             AdjKind::Deliver | AdjKind::Direct => {
+                if adj.kind == AdjKind::Direct {
+                    self.counters.sent_to(adj.node, f.len());
+                }
                 if !adj.rewrite.as_slice().is_empty() {
                     push::plain(&mut self.pool, f, &adj.rewrite);
                 }
             }
             AdjKind::Vxlan => {
+                self.counters.sent_to(adj.node, f.len());
                 let p = self.pool.data(f);
                 let tos = ecn::encap(ipv4::tos(p));
                 f.hash = flow::hash(p);
@@ -147,6 +151,7 @@ impl Forwarder {
                 }
             }
             AdjKind::Ipip => {
+                self.counters.sent_to(adj.node, f.len());
                 let tos = ecn::encap(ipv4::tos(self.pool.data(f)));
                 let id = self.next_id();
                 push::ipip(&mut self.pool, f, &adj.rewrite, tos, id);
@@ -162,12 +167,12 @@ impl Forwarder {
         match segment::segment_into(&mut self.pool, f, |s| segments.push(s)) {
             Ok(done) => {
                 self.counters.generated.add(u64::from(done.made + done.lost) - 1);
-                self.counters.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
+                self.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
                 for s in segments.drain() {
                     each(self, s);
                 }
             }
-            Err(reason) => self.counters.count_drop(reason, 1),
+            Err(reason) => self.count_drop(reason, 1),
         }
         self.segments = segments;
     }
@@ -181,7 +186,7 @@ impl Forwarder {
         match fragment::fragment(&mut self.pool, f, usize::from(adj.mtu), |part| parts.push(part)) {
             Ok(done) => {
                 self.counters.generated.add(u64::from(done.made + done.lost) - 1);
-                self.counters.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
+                self.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
                 for part in parts.drain() {
                     self.release(snap, part, adj);
                 }

@@ -78,6 +78,8 @@ pub struct Worker {
     tap: Option<Arc<tap::Tap>>,
     /// Their bytes.
     moved_bytes: usize,
+    /// Up to when its time is counted as busy; `None` while it rests.
+    awake: Option<Instant>,
 }
 
 impl Worker {
@@ -107,6 +109,7 @@ impl Worker {
             moved: 0,
             tap: None,
             moved_bytes: 0,
+            awake: None,
         })
     }
 
@@ -140,9 +143,19 @@ impl Worker {
         poll::wake_in_time();
         while !self.stopping {
             self.wait()?;
-            self.turn_ready(self.now_ms());
+            let now = Instant::now();
+            self.count_busy(now);
+            self.awake = Some(now);
+            self.turn_ready((now - self.started).as_millis() as u64);
         }
         Ok(())
+    }
+
+    /// Counts the time since the last turn began, unless the worker rested in between, and lets it rest.
+    fn count_busy(&mut self, now: Instant) {
+        if let Some(since) = self.awake.take() {
+            self.counters.busy_ns.add((now - since).as_nanos() as u64);
+        }
     }
 
     /// Between turns under load.
@@ -160,6 +173,7 @@ impl Worker {
         self.ready.extend_from_slice(&self.always);
         self.since_poll += 1;
         if self.streak >= STREAK && self.moved < FEW {
+            self.count_busy(Instant::now());
             self.pause();
         }
         let busy = !self.active.is_empty();
@@ -180,12 +194,16 @@ impl Worker {
         let mut asleep = None;
         if timeout == SLEEP_MS {
             let now = Instant::now();
+            self.count_busy(now);
             if self.look(now)? {
                 return Ok(());
             }
             asleep = Some(now);
         }
         if timeout > 0 {
+            if asleep.is_none() {
+                self.count_busy(Instant::now());
+            }
             self.counters.sleeps.add(1);
         }
         let ready = &mut self.ready;
@@ -312,7 +330,7 @@ impl Worker {
             }
         }
         match result {
-            Ok(report) => self.forwarder.lost_in_rx(report),
+            Ok(report) => self.forwarder.lost_in_rx(id, report),
             Err(e) => self.fail(id, &e),
         }
         n > 0

@@ -236,6 +236,7 @@ impl Daemon {
                 Some(request) = self.requests.recv() => self.answer(request),
                 changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
                 () = self.shared.asked() => self.shared.answer(|| self.facts()),
+                () = self.shared.inventory_board().asked() => self.shared.inventory_board().answer(|| self.inventory()),
                 () = self.node.changed() => self.report(&Delta::none()),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;

@@ -62,7 +62,8 @@ families! {
     POD_PACKETS = Counter "tortie_pod_packets_total" ["namespace", "pod", "interface", "direction"] "Packets of a pod on this node: from-pod, to-pod.";
     POD_BYTES = Counter "tortie_pod_bytes_total" ["namespace", "pod", "interface", "direction"] "Bytes of a pod on this node: from-pod, to-pod.";
     PODS_OMITTED = Gauge "tortie_pods_omitted" [] "Pods on this node beyond the 512 that have metrics of their own.";
-    PEER_PACKETS = Counter "tortie_peer_packets_total" ["peer"] "Packets sent to another node.";
+    PEER_PACKETS = Counter "tortie_peer_packets_total" ["peer", "direction"] "Packets of another node, inner ones where there is a tunnel: to-peer, from-peer.";
+    PEER_BYTES = Counter "tortie_peer_bytes_total" ["peer", "direction"] "Bytes of those packets, from the inner IP header on.";
     PEERS_OMITTED = Gauge "tortie_peers_omitted" [] "Other nodes beyond the 256 that have metrics of their own.";
     GENERATION = Gauge "tortie_fib_generation" [] "Generation of the snapshot in force.";
     ROUTES = Gauge "tortie_fib_routes" ["kind"] "Routes in the FIB.";

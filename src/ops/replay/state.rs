@@ -2,7 +2,7 @@
 //! same packets through the same code, on any machine.
 
 use crate::drop::{DropReason, PuntReason};
-use crate::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
+use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use crate::frame::{GsoSet, PortId};
 use crate::ops::trace::from_hex;
 use crate::port::{Caps, Medium, TxCsum};
@@ -282,15 +282,14 @@ impl State {
 
 impl TunnelState {
     fn tunnel(&self) -> Result<Tunnel, StateError> {
-        let set = |all: &[Ipv4Addr]| Arc::new(all.iter().map(|a| u32::from(*a)).collect());
         Ok(Tunnel {
             node: self.node,
             icmp_source: self.icmp_source,
             vtep_mac: self.vtep_mac,
             vni: Vni::new(self.vni).ok_or_else(|| fault("tunnel.vni", format!("{} is not a VNI, which has 24 bits", self.vni)))?,
             port: self.port,
-            senders: set(&self.senders),
-            nodes: set(&self.nodes),
+            senders: Arc::new(self.senders.iter().map(|a| (u32::from(*a), PeerId::NONE)).collect()),
+            nodes: Arc::new(self.nodes.iter().map(|a| u32::from(*a)).collect()),
             workloads_may_vxlan: self.workloads_may_vxlan,
             workloads_may_ipip: self.workloads_may_ipip,
         })
@@ -299,19 +298,19 @@ impl TunnelState {
 
 impl From<&Tunnel> for TunnelState {
     fn from(t: &Tunnel) -> TunnelState {
-        let sorted = |set: &rustc_hash::FxHashSet<u32>| {
-            let mut all: Vec<Ipv4Addr> = set.iter().map(|a| Ipv4Addr::from(*a)).collect();
+        fn sorted<'a>(all: impl Iterator<Item = &'a u32>) -> Vec<Ipv4Addr> {
+            let mut all: Vec<Ipv4Addr> = all.map(|a| Ipv4Addr::from(*a)).collect();
             all.sort_unstable();
             all
-        };
+        }
         TunnelState {
             node: t.node,
             icmp_source: t.icmp_source,
             vtep_mac: t.vtep_mac,
             vni: t.vni.get(),
             port: t.port,
-            senders: sorted(&t.senders),
-            nodes: sorted(&t.nodes),
+            senders: sorted(t.senders.keys()),
+            nodes: sorted(t.nodes.iter()),
             workloads_may_vxlan: t.workloads_may_vxlan,
             workloads_may_ipip: t.workloads_may_ipip,
         }
@@ -436,6 +435,7 @@ impl AdjacencyState {
             partial_csum: self.partial_checksum,
             joins: self.joins,
             peer: self.peer,
+            node: PeerId::NONE,
         })
     }
 
