@@ -123,6 +123,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("ratatui", &["src/cli/top/"]),
     ("clap_complete", &["src/cli/generate.rs"]),
     ("clap_mangen", &["src/cli/generate.rs"]),
     ("flate2", &["src/ops/diags.rs"]),
