@@ -218,7 +218,13 @@ fn reason_text(d: &ReasonRate) -> String {
 
 fn traffic(t: &TrafficRate) -> [Line<'static>; 2] {
     let text = |packets: f64, bits: f64, total: u64, bytes: u64| {
-        format!("{} packets/s, {} bit/s; in all {total} packets, {bytes} bytes", short(packets), short(bits))
+        format!(
+            "{} packets/s, {} bit/s; in all {} packets, {} bytes",
+            short(packets),
+            short(bits),
+            short(total as f64),
+            short(bytes as f64)
+        )
     };
     [
         line("received", text(t.rx_packets, t.rx_bits, t.total.rx_packets, t.total.rx_bytes)),

@@ -91,33 +91,6 @@ pub struct EndpointState {
     pub mac: Option<Mac>,
 }
 
-/// What the first byte of a frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MediumState {
-    Ethernet,
-    Ip,
-    VxlanUdp,
-}
-
-/// Who finishes the checksum of a frame that is sent with an unfinished one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ChecksumState {
-    Software,
-    SuperFrames,
-    Port,
-}
-
-/// Super-frames that a port or an adjacency takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GsoState {
-    pub tcp4: bool,
-    pub tcp6: bool,
-    pub udp: bool,
-}
-
 /// One port. Several may share an interface: sockets for VXLAN, IP-in-IP and what is sent unencapsulated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -126,11 +99,11 @@ pub struct PortState {
     pub interface: String,
     pub driver: String,
     pub role: RoleState,
-    pub medium: MediumState,
+    pub medium: Medium,
     /// Longest packet, bytes from L3 on.
     pub mtu: u32,
-    pub gso: GsoState,
-    pub checksum: ChecksumState,
+    pub gso: GsoSet,
+    pub checksum: TxCsum,
 }
 
 /// What a lookup answers.
@@ -148,7 +121,7 @@ pub struct AdjacencyState {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rewrite: String,
     pub mtu: u16,
-    pub gso: GsoState,
+    pub gso: GsoSet,
     pub partial_checksum: bool,
     pub joins: bool,
     pub peer: IpAddr,
@@ -349,58 +322,6 @@ impl From<&PortRole> for RoleState {
     }
 }
 
-impl From<MediumState> for Medium {
-    fn from(m: MediumState) -> Medium {
-        match m {
-            MediumState::Ethernet => Medium::Ethernet,
-            MediumState::Ip => Medium::Ip,
-            MediumState::VxlanUdp => Medium::VxlanUdp,
-        }
-    }
-}
-
-impl From<Medium> for MediumState {
-    fn from(m: Medium) -> MediumState {
-        match m {
-            Medium::Ethernet => MediumState::Ethernet,
-            Medium::Ip => MediumState::Ip,
-            Medium::VxlanUdp => MediumState::VxlanUdp,
-        }
-    }
-}
-
-impl From<ChecksumState> for TxCsum {
-    fn from(c: ChecksumState) -> TxCsum {
-        match c {
-            ChecksumState::Software => TxCsum::Software,
-            ChecksumState::SuperFrames => TxCsum::SuperFrames,
-            ChecksumState::Port => TxCsum::Port,
-        }
-    }
-}
-
-impl From<TxCsum> for ChecksumState {
-    fn from(c: TxCsum) -> ChecksumState {
-        match c {
-            TxCsum::Software => ChecksumState::Software,
-            TxCsum::SuperFrames => ChecksumState::SuperFrames,
-            TxCsum::Port => ChecksumState::Port,
-        }
-    }
-}
-
-impl From<GsoState> for GsoSet {
-    fn from(g: GsoState) -> GsoSet {
-        GsoSet { tcp4: g.tcp4, tcp6: g.tcp6, udp: g.udp }
-    }
-}
-
-impl From<GsoSet> for GsoState {
-    fn from(g: GsoSet) -> GsoState {
-        GsoState { tcp4: g.tcp4, tcp6: g.tcp6, udp: g.udp }
-    }
-}
-
 impl PortState {
     pub fn new(id: PortId, interface: &str, role: &PortRole, caps: &Caps) -> PortState {
         PortState {
@@ -408,16 +329,16 @@ impl PortState {
             interface: interface.to_owned(),
             driver: caps.driver.into(),
             role: role.into(),
-            medium: caps.medium.into(),
+            medium: caps.medium,
             mtu: caps.mtu,
-            gso: caps.gso.into(),
-            checksum: caps.tx_csum.into(),
+            gso: caps.gso,
+            checksum: caps.tx_csum,
         }
     }
 
     /// The port as forwarding sees it.
     pub fn caps(&self) -> Caps {
-        Caps { driver: "replay", medium: self.medium.into(), mtu: self.mtu, gso: self.gso.into(), tx_csum: self.checksum.into(), queue: 0 }
+        Caps { driver: "replay", medium: self.medium, mtu: self.mtu, gso: self.gso, tx_csum: self.checksum, queue: 0 }
     }
 }
 
@@ -431,7 +352,7 @@ impl AdjacencyState {
             kind: self.kind()?,
             port: self.port.map_or(PortId::NONE, PortId),
             mtu: self.mtu,
-            gso: self.gso.into(),
+            gso: self.gso,
             partial_csum: self.partial_checksum,
             joins: self.joins,
             peer: self.peer,
@@ -472,7 +393,7 @@ impl From<&Adjacency> for AdjacencyState {
             port: (a.port != PortId::NONE).then_some(a.port.0),
             rewrite: format!("{:?}", a.rewrite),
             mtu: a.mtu,
-            gso: a.gso.into(),
+            gso: a.gso,
             partial_checksum: a.partial_csum,
             joins: a.joins,
             peer: a.peer,
