@@ -21,7 +21,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,12 @@ const FEW: usize = 24;
 const PAUSE: Duration = Duration::from_micros(50);
 const SMALL: usize = 512;
 
+/// The workers' clock, milliseconds: one for all, since they share what they write times into.
+pub fn now_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64
+}
+
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
     index: usize,
@@ -65,7 +71,6 @@ pub struct Worker {
     ready: Vec<PortId>,
     batch: Batch,
     portion: Batch,
-    started: Instant,
     stopping: bool,
     since_poll: u32,
     spin: spin::Spin,
@@ -87,7 +92,7 @@ impl Worker {
         poller.add_mailbox(mailbox.worker_waker.as_fd())?;
         Ok(Worker {
             index,
-            forwarder: Forwarder::new(pool, counters.clone()),
+            forwarder: Forwarder::new(pool, counters.clone(), reader.flows().clone()),
             reader,
             mailbox,
             counters,
@@ -98,7 +103,6 @@ impl Worker {
             ready: Vec::new(),
             batch: Batch::new(),
             portion: Batch::new(),
-            started: Instant::now(),
             stopping: false,
             since_poll: 0,
             spin: spin::Spin::new(Duration::ZERO),
@@ -140,7 +144,7 @@ impl Worker {
         poll::wake_in_time();
         while !self.stopping {
             self.wait()?;
-            self.turn_ready(self.now_ms());
+            self.turn_ready(now_ms());
         }
         Ok(())
     }
@@ -237,7 +241,7 @@ impl Worker {
     /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
     /// True if a frame was received.
     pub fn turn(&mut self) -> bool {
-        self.turn_at(self.now_ms())
+        self.turn_at(now_ms())
     }
 
     /// The same at a time of the caller's choice, milliseconds since any fixed moment; it must not go back.
@@ -245,10 +249,6 @@ impl Worker {
         self.ready.clear();
         self.all_ready();
         self.turn_ready(now_ms)
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
     }
 
     /// The worker's slots, to see that all came back.

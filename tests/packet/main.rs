@@ -2,6 +2,7 @@
 //! every case. The accounting law and the pool are checked by the bed itself.
 
 mod errors;
+mod host_flows;
 mod local;
 mod neighbours;
 mod offload;

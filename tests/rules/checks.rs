@@ -7,6 +7,7 @@ use crate::source::{Source, has_word};
 const LAYERS: &[&str] = &[
     "drop",
     "wire",
+    "flows",
     "frame",
     "fib",
     "encap",
@@ -211,7 +212,7 @@ fn explained(raw: &[&str], at: usize) -> bool {
     false
 }
 
-const PACKET_PATH: &[&str] = &["wire", "frame", "encap", "fib", "arp", "icmp", "forward", "port", "snapshot"];
+const PACKET_PATH: &[&str] = &["wire", "flows", "frame", "encap", "fib", "arp", "icmp", "forward", "port", "snapshot"];
 
 /// Never on a packet's way: locks, clocks, logging, output.
 const NEVER: &[&str] =

@@ -267,6 +267,7 @@ impl Daemon {
         }
         if self.next_housekeeping <= now {
             self.next_housekeeping = now + HOUSEKEEPING;
+            self.planner.flows().sweep(crate::worker::now_ms());
             if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
                 tracing::warn!("neighbours: {e}");
             }

@@ -3,7 +3,7 @@
 use crate::fib::AdjId;
 use std::collections::VecDeque;
 
-/// Hands numbers out from 1 on; 0 is drop(no-route).
+/// Hands numbers out from 2 on; those below are drop(no-route) and punt(host-flow).
 #[derive(Debug)]
 pub struct Numbers {
     next: u32,
@@ -15,7 +15,7 @@ pub struct Numbers {
 
 impl Default for Numbers {
     fn default() -> Numbers {
-        Numbers { next: 1, pending: Vec::new(), retired: VecDeque::new() }
+        Numbers { next: AdjId::HOST_FLOW.0 + 1, pending: Vec::new(), retired: VecDeque::new() }
     }
 }
 
@@ -50,12 +50,12 @@ mod tests {
     #[test]
     fn a_number_waits_for_every_worker() {
         let mut n = Numbers::default();
-        assert_eq!((n.take(0), n.take(0)), (AdjId(1), AdjId(2)));
-        n.retire(AdjId(1));
-        assert_eq!(n.take(u64::MAX), AdjId(3), "not published yet");
+        assert_eq!((n.take(0), n.take(0)), (AdjId(2), AdjId(3)));
+        n.retire(AdjId(2));
+        assert_eq!(n.take(u64::MAX), AdjId(4), "not published yet");
         n.published(7);
-        assert_eq!(n.take(6), AdjId(4), "a worker still uses generation 6");
-        assert_eq!(n.take(7), AdjId(1));
-        assert_eq!(n.take(7), AdjId(5));
+        assert_eq!(n.take(6), AdjId(5), "a worker still uses generation 6");
+        assert_eq!(n.take(7), AdjId(2));
+        assert_eq!(n.take(7), AdjId(6));
     }
 }
