@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LISTEN: u16 = 8080;
 const CLOSED: u16 = 8099;
 const BULK: usize = 4 << 20;
+/// What is answered after some seconds.
+const LATER: &[u8] = b"later";
 /// Another pod on the first node.
 const WEB: &str = "10.244.1.6";
 
@@ -154,6 +156,12 @@ fn echo_stream(mut stream: TcpStream) {
     stream.set_nonblocking(false).unwrap();
     while let Ok(n) = stream.read(&mut buffer)
         && n > 0
+        && {
+            if &buffer[..n] == LATER {
+                std::thread::sleep(Duration::from_secs(4));
+            }
+            true
+        }
         && stream.write_all(&buffer[..n]).is_ok()
     {}
 }
@@ -263,6 +271,24 @@ fn services_answer_from_their_address() {
     let state: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
     let flows = state["flows"].as_array().unwrap();
     assert!(flows.iter().any(|f| f["source"] == WEB && f["destination"] == own.as_str() && f["ports"][0] == LISTEN), "{flows:?}");
+}
+
+#[test]
+fn connections_outlive_the_daemon() {
+    let mut site = site_with_services("socket", 1, false);
+    let to = format!("{}:80", NAMES[0]).parse().unwrap();
+    let mut stream = site.pair.a.pod.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+    stream.write_all(LATER).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    // The pod that serves speaks first after the new start: its answer must not reach the client by the short way.
+    site.pair.a.signal("KILL");
+    site.pair.a.start();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap_or_else(|e| panic!("{e}\n{}", site.story()));
+    assert_eq!(answer, LATER);
+    let total = site.pair.a.client().counters().unwrap().pop().unwrap();
+    assert_eq!(total.flows_kept, 0, "the flow was known before a packet of it came: {total:?}");
 }
 
 #[test]

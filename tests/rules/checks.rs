@@ -120,6 +120,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus", &["src/ops/metrics/"]),
     // Labels of block affinities by Calico's rule.
     ("sha3", &["src/control/datastore/", "src/control/ipam/"]),
+    ("json_patch", &["src/control/resources/patch.rs"]),
     ("prefix_trie", &["src/fib/", "src/control/"]),
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),
