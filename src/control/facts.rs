@@ -8,6 +8,7 @@ use super::plan::{self, Peer, PeerTotals};
 use super::ports::PortFact;
 use super::tally::Tally;
 use crate::fib::AdjId;
+use crate::flows::Entry;
 use crate::frame::PortId;
 use crate::ops::view::ConfigRow;
 use crate::snapshot::Snapshot;
@@ -119,6 +120,8 @@ pub struct Facts {
     pub workloads: usize,
     /// Routes of ours in the kernel's main table.
     pub host_routes: usize,
+    /// Entries of the table of flows from the host stack.
+    pub host_flows: usize,
     /// What ports that are gone had done, by role.
     pub past_ports: BTreeMap<&'static str, PortTotals>,
     pub peers: Vec<PeerFact>,
@@ -150,6 +153,7 @@ pub struct Dump {
     pub routes: Vec<DumpRoute>,
     pub cluster: Cluster,
     pub uplink_mtu: Option<u16>,
+    pub flows: Vec<Entry>,
 }
 
 /// What can be asked of the control plane itself, with the place for its answer.

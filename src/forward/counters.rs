@@ -104,6 +104,9 @@ pub struct Counters {
     pub held: Counter,
     pub punted: [Counter; PuntReason::COUNT],
     pub dropped: [Counter; DropReason::COUNT],
+    /// Flows from the host kept because their answers are its own, and those given up for want of room.
+    pub flows_kept: Counter,
+    pub flows_evicted: Counter,
     /// Turns of the loop, and those among them that moved no frame.
     pub turns: Counter,
     pub idle_turns: Counter,
@@ -133,6 +136,8 @@ impl Default for Counters {
             held: Counter::default(),
             punted: std::array::from_fn(|_| Counter::default()),
             dropped: std::array::from_fn(|_| Counter::default()),
+            flows_kept: Counter::default(),
+            flows_evicted: Counter::default(),
             turns: Counter::default(),
             idle_turns: Counter::default(),
             sleeps: Counter::default(),

@@ -7,6 +7,7 @@
 pub mod counters;
 pub mod decap;
 mod hold;
+mod host;
 mod ingress;
 mod output;
 mod queue;
@@ -16,6 +17,7 @@ pub use counters::Counters;
 use crate::drop::DropReason;
 use crate::encap::coalesce::Trains;
 use crate::fib::{AdjId, AdjKind, Adjacency};
+use crate::flows::Flows;
 use crate::frame::{BURST, Batch, Frame, FramePool, PortId};
 use crate::icmp;
 use crate::port::{Medium, TxReport};
@@ -72,11 +74,13 @@ pub struct Forwarder {
     /// Identification of the next outer header.
     ip_id: u16,
     limiter: icmp::Limiter,
+    /// Flows that came from the host; shared by all workers of the node.
+    flows: Arc<Flows>,
     now_ms: u64,
 }
 
 impl Forwarder {
-    pub fn new(pool: FramePool, counters: Arc<Counters>) -> Forwarder {
+    pub fn new(pool: FramePool, counters: Arc<Counters>, flows: Arc<Flows>) -> Forwarder {
         Forwarder {
             pool,
             counters,
@@ -94,6 +98,7 @@ impl Forwarder {
             trains: Trains::new(),
             ip_id: 0,
             limiter: icmp::Limiter::default(),
+            flows,
             now_ms: 0,
         }
     }
@@ -138,6 +143,11 @@ impl Forwarder {
     fn route(&mut self, snap: &Snapshot, origin: Origin, batch: &mut Batch) {
         let n = batch.len();
         snap.fib.lookup_batch(&self.dsts[..n], &mut self.adjs[..n]);
+        match origin {
+            Origin::Host => self.keep_flows(snap, batch),
+            _ if !self.flows.is_empty() => self.divert_answers(snap, batch),
+            _ => {}
+        }
         let mut to = [PortId::NONE; BURST];
         // A loop of its own: the misses on the adjacencies' two cache lines overlap.
         for (to, id) in to.iter_mut().zip(&self.adjs[..n]) {

@@ -125,6 +125,8 @@ impl Source for Shared {
             total.dropped += r.dropped;
             total.coalesced += r.coalesced;
             total.held += r.held;
+            total.flows_kept += r.flows_kept;
+            total.flows_evicted += r.flows_evicted;
             total.turns += r.turns;
             total.idle_turns += r.idle_turns;
             total.sleeps += r.sleeps;
@@ -255,6 +257,8 @@ fn counter_row(index: usize, c: &Counters) -> CounterRow {
         dropped: c.dropped.iter().map(|d| d.get()).sum(),
         coalesced: c.coalesced.get(),
         held: c.held.get(),
+        flows_kept: c.flows_kept.get(),
+        flows_evicted: c.flows_evicted.get(),
         turns: c.turns.get(),
         idle_turns: c.idle_turns.get(),
         sleeps: c.sleeps.get(),

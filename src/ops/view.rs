@@ -84,6 +84,9 @@ pub struct CounterRow {
     pub dropped: u64,
     pub coalesced: u64,
     pub held: u64,
+    /// Flows kept because their answers are the host stack's, and those given up for want of room.
+    pub flows_kept: u64,
+    pub flows_evicted: u64,
     pub turns: u64,
     pub idle_turns: u64,
     pub sleeps: u64,

@@ -198,8 +198,9 @@ impl Setup {
     pub fn snapshot(&self) -> Snapshot {
         let mut fib = Table4::new();
         let mut adjacencies = AdjTable::new();
+        adjacencies.set(AdjId::HOST_FLOW, self.punt(PuntReason::HostFlow));
         for (i, (prefix, via)) in self.routes.iter().enumerate() {
-            let id = AdjId(i as u32 + 1);
+            let id = AdjId(AdjId::HOST_FLOW.0 + 1 + i as u32);
             adjacencies.set(id, self.adjacency(prefix, via));
             fib.insert(*prefix, id);
         }

@@ -21,7 +21,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,16 @@ const FEW: usize = 24;
 const PAUSE: Duration = Duration::from_micros(50);
 const SMALL: usize = 512;
 
+/// The workers' clock, milliseconds: one for all, since they share what they write times into.
+pub fn now_ms() -> u64 {
+    ms_at(Instant::now())
+}
+
+fn ms_at(now: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    now.saturating_duration_since(*START).as_millis() as u64
+}
+
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
     index: usize,
@@ -65,7 +75,6 @@ pub struct Worker {
     ready: Vec<PortId>,
     batch: Batch,
     portion: Batch,
-    started: Instant,
     stopping: bool,
     since_poll: u32,
     spin: spin::Spin,
@@ -89,7 +98,7 @@ impl Worker {
         poller.add_mailbox(mailbox.worker_waker.as_fd())?;
         Ok(Worker {
             index,
-            forwarder: Forwarder::new(pool, counters.clone()),
+            forwarder: Forwarder::new(pool, counters.clone(), reader.flows().clone()),
             reader,
             mailbox,
             counters,
@@ -100,7 +109,6 @@ impl Worker {
             ready: Vec::new(),
             batch: Batch::new(),
             portion: Batch::new(),
-            started: Instant::now(),
             stopping: false,
             since_poll: 0,
             spin: spin::Spin::new(Duration::ZERO),
@@ -146,7 +154,7 @@ impl Worker {
             let now = Instant::now();
             self.count_busy(now);
             self.awake = Some(now);
-            self.turn_ready((now - self.started).as_millis() as u64);
+            self.turn_ready(ms_at(now));
         }
         Ok(())
     }
@@ -255,7 +263,7 @@ impl Worker {
     /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
     /// True if a frame was received.
     pub fn turn(&mut self) -> bool {
-        self.turn_at(self.now_ms())
+        self.turn_at(now_ms())
     }
 
     /// The same at a time of the caller's choice, milliseconds since any fixed moment; it must not go back.
@@ -263,10 +271,6 @@ impl Worker {
         self.ready.clear();
         self.all_ready();
         self.turn_ready(now_ms)
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
     }
 
     /// The worker's slots, to see that all came back.

@@ -297,7 +297,7 @@ pub struct MemoryNode {
 
 impl MemoryNode {
     pub fn new(mtu: u16) -> MemoryNode {
-        let mut forwarder = Forwarder::new(FramePool::new(256, 8).unwrap(), Arc::new(Counters::default()));
+        let mut forwarder = Forwarder::new(FramePool::new(256, 8).unwrap(), Arc::new(Counters::default()), Arc::default());
         let ports = [1500, u32::from(mtu)].map(|mtu| MemPort::pair(mem::caps(Medium::Ethernet, mtu), 64));
         forwarder.open_queue(UNDERLAY_PORT);
         forwarder.open_queue(POD_PORT);

@@ -5,6 +5,7 @@ mod detection;
 mod differential;
 mod explain;
 mod flips;
+mod host_flows;
 mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;

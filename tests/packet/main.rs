@@ -3,6 +3,7 @@
 
 mod counts;
 mod errors;
+mod host_flows;
 mod local;
 mod neighbours;
 mod offload;

@@ -77,6 +77,7 @@ impl Daemon {
             nodes: census.nodes,
             workloads: census.workloads,
             host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
+            host_flows: self.planner.flows().len(),
             past_ports: self.ports.past().clone(),
             peers: self.peers(),
         }

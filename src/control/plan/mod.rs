@@ -15,6 +15,7 @@ use super::pattern::Pattern;
 use crate::drop::PuntReason;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
 use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Table4};
+use crate::flows::Flows;
 use crate::frame::PortId;
 use crate::snapshot::{AdjTable, Endpoint, PortRole, Publisher, Snapshot, Tunnel};
 use crate::worker::Counters;
@@ -135,6 +136,11 @@ impl Planner {
         self.publisher.reader(worker)
     }
 
+    /// The flows that the workers share.
+    pub fn flows(&self) -> &Arc<Flows> {
+        self.publisher.flows()
+    }
+
     /// The snapshot in force.
     pub fn current(&self) -> Arc<Snapshot> {
         self.publisher.current()
@@ -227,6 +233,7 @@ impl Planner {
         let tunnel = tunnel(inputs.desired, node, self.peers.senders());
         let mut dirty = tunnel != self.tunnel;
         self.tunnel = tunnel;
+        dirty |= self.update_host_flow(inputs, node);
         let host: Vec<Ipv4Net> = self.own.iter().map(|ip| Ipv4Net::from(*ip)).chain([Ipv4Net::default()]).collect();
         let is_wanted = |p: &Ipv4Net| inputs.desired.routes.contains_key(&IpNet::V4(*p)) || host.contains(p);
         let gone: Vec<Ipv4Net> = self.installed.keys().filter(|p| !is_wanted(p)).copied().collect();
@@ -242,6 +249,14 @@ impl Planner {
             dirty |= self.install(inputs, node, prefix, Route::Host, oldest);
         }
         dirty | self.update_roles(inputs)
+    }
+
+    /// The way of flows that are the host's; no prefix leads to it.
+    fn update_host_flow(&mut self, inputs: Inputs<'_>, node: &ThisNode) -> bool {
+        let punt = Context { inputs, node, ways: &mut self.ways, taken: None }.punt(PuntReason::HostFlow);
+        let differs = *self.adjacencies.get(AdjId::HOST_FLOW) != punt;
+        self.adjacencies.set(AdjId::HOST_FLOW, punt);
+        differs
     }
 
     /// The host's own: its addresses, and the default route for what leaves the pools.

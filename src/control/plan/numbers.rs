@@ -1,8 +1,9 @@
 //! Numbers of adjacencies and of peers: small, stable, and not given out again while a worker may still use the old meaning.
 
+use crate::fib::AdjId;
 use std::collections::VecDeque;
 
-/// Hands numbers out from 1 on; 0 has a meaning of its own.
+/// Hands numbers out from 2 on. Of adjacencies, 0 and 1 are drop(no-route) and punt(host-flow); of peers, 0 is none.
 #[derive(Debug)]
 pub struct Numbers {
     next: u32,
@@ -14,7 +15,7 @@ pub struct Numbers {
 
 impl Default for Numbers {
     fn default() -> Numbers {
-        Numbers { next: 1, pending: Vec::new(), retired: VecDeque::new() }
+        Numbers { next: AdjId::HOST_FLOW.0 + 1, pending: Vec::new(), retired: VecDeque::new() }
     }
 }
 
@@ -49,12 +50,12 @@ mod tests {
     #[test]
     fn a_number_waits_for_every_worker() {
         let mut n = Numbers::default();
-        assert_eq!((n.take(0), n.take(0)), (1, 2));
-        n.retire(1);
-        assert_eq!(n.take(u64::MAX), 3, "not published yet");
+        assert_eq!((n.take(0), n.take(0)), (2, 3));
+        n.retire(2);
+        assert_eq!(n.take(u64::MAX), 4, "not published yet");
         n.published(7);
-        assert_eq!(n.take(6), 4, "a worker still uses generation 6");
-        assert_eq!(n.take(7), 1);
-        assert_eq!(n.take(7), 5);
+        assert_eq!(n.take(6), 5, "a worker still uses generation 6");
+        assert_eq!(n.take(7), 2);
+        assert_eq!(n.take(7), 6);
     }
 }

@@ -97,6 +97,7 @@ fn desired() -> Desired {
             workload: "ns/pod".into(),
             interface: "cali1".into(),
             netns: None,
+            limited: false,
             addresses: vec![ip("10.244.1.5")],
             sources: vec![net("10.244.1.5/32")],
             mac: None,

@@ -50,6 +50,9 @@ families! {
     SENT = Counter "tortie_packets_sent_total" ["worker"] "Packets sent by ports.";
     COALESCED = Counter "tortie_packets_coalesced_total" ["worker"] "Packets joined to the one before them.";
     HELD = Gauge "tortie_packets_held" ["worker"] "Packets that wait for a neighbour or for room on a port.";
+    FLOWS_KEPT = Counter "tortie_host_flows_kept_total" ["worker"] "Flows from the host stack that were kept, so that their answers go back to it.";
+    FLOWS_EVICTED = Counter "tortie_host_flows_evicted_total" ["worker"] "Kept flows that were given up for want of room.";
+    FLOWS = Gauge "tortie_host_flows" [] "Entries for flows from the host stack, of 65536: one for each flow and one for each pair of addresses.";
     TURNS = Counter "tortie_worker_turns_total" ["worker"] "Turns of the worker's loop; one per second at least.";
     IDLE_TURNS = Counter "tortie_worker_idle_turns_total" ["worker"] "Turns that moved no packet.";
     SLEEPS = Counter "tortie_worker_sleeps_total" ["worker"] "Times the worker slept in the kernel.";

@@ -28,6 +28,7 @@ pub(super) fn all(shared: &Shared, out: &mut Set) {
     pods(&totals, out);
     peers(shared, &facts, out);
     fib(&facts, out);
+    out.one(&f::FLOWS, facts.host_flows);
     felix(shared, &facts, out);
 }
 
@@ -48,12 +49,14 @@ fn ends(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
 
 fn workers(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
     type Read = fn(&Counters) -> u64;
-    let each: [(&f::Family, Read); 9] = [
+    let each: [(&f::Family, Read); 11] = [
         (&f::RECEIVED, |c| c.received.get()),
         (&f::GENERATED, |c| c.generated.get()),
         (&f::SENT, |c| c.sent.get()),
         (&f::COALESCED, |c| c.coalesced.get()),
         (&f::HELD, |c| c.held.get()),
+        (&f::FLOWS_KEPT, |c| c.flows_kept.get()),
+        (&f::FLOWS_EVICTED, |c| c.flows_evicted.get()),
         (&f::TURNS, |c| c.turns.get()),
         (&f::IDLE_TURNS, |c| c.idle_turns.get()),
         (&f::SLEEPS, |c| c.sleeps.get()),

@@ -5,6 +5,7 @@
 pub mod capture;
 mod dump;
 pub mod explain;
+pub mod flow;
 pub mod outer;
 mod probe;
 mod remedy;
@@ -93,6 +94,7 @@ impl Engine {
     pub fn new(state: &State) -> Result<Engine, ReplayError> {
         let (mut publisher, mut readers) = snapshot::channel(1);
         publisher.publish(state.snapshot()?);
+        flow::restore(publisher.flows(), &state.flows)?;
         let mailbox = Arc::new(Mailbox::new(Arc::new(Waker::new()?))?);
         let counters = Arc::new(Counters::default());
         let pool = FramePool::new(SLOTS.0, SLOTS.1)?;

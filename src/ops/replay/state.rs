@@ -1,6 +1,7 @@
 //! The data plane's state as a document: one snapshot, with the ports it was made for. Whoever has it can run the
 //! same packets through the same code, on any machine.
 
+use super::flow::FlowState;
 use crate::drop::{DropReason, PuntReason};
 use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use crate::frame::{GsoSet, PortId};
@@ -31,7 +32,7 @@ pub enum StateError {
     Field { field: String, message: String },
 }
 
-fn fault(field: impl Into<String>, message: impl Into<String>) -> StateError {
+pub(super) fn fault(field: impl Into<String>, message: impl Into<String>) -> StateError {
     StateError::Field { field: field.into(), message: message.into() }
 }
 
@@ -49,6 +50,9 @@ pub struct State {
     /// By number.
     pub adjacencies: BTreeMap<u32, AdjacencyState>,
     pub routes: Vec<RouteState>,
+    /// Flows whose answers are the host stack's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowState>,
     /// What the routes follow from, for whoever asks why.
     #[serde(default)]
     pub cluster: ClusterState,
@@ -193,7 +197,7 @@ pub struct NodeState {
 impl State {
     /// A snapshot with what is known around it. `routes` are those in force, by prefix.
     pub fn new(node: &str, snapshot: &Snapshot, ports: Vec<PortState>, routes: Vec<RouteState>, cluster: ClusterState) -> State {
-        let used: BTreeSet<u32> = routes.iter().map(|r| r.adjacency).collect();
+        let used: BTreeSet<u32> = routes.iter().map(|r| r.adjacency).chain([AdjId::HOST_FLOW.0]).collect();
         State {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -203,6 +207,7 @@ impl State {
             ports,
             adjacencies: used.into_iter().map(|id| (id, snapshot.adjacencies.get(AdjId(id)).into())).collect(),
             routes,
+            flows: Vec::new(),
             cluster,
         }
     }
