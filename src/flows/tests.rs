@@ -195,6 +195,6 @@ fn workers_share_it() {
     });
     let keys: HashSet<(u64, u64)> = t.entries(1).iter().map(|e| (e.key.addresses, e.key.rest)).collect();
     assert!(keys.len() >= usize::from(EACH) && t.len() >= keys.len());
-    t.sweep(OTHER);
+    t.sweep(2 * OTHER);
     assert!(t.is_empty(), "{} left", t.len());
 }

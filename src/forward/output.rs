@@ -66,9 +66,13 @@ impl Forwarder {
         }
     }
 
-    /// To the host stack, as it is.
+    /// To the host stack, as it is. One that it routes on must be known as the super-frame that it is.
     pub(super) fn punt(&mut self, snap: &Snapshot, mut f: Frame, id: AdjId, reason: PuntReason) {
         let adj = snap.adjacencies.get(id);
+        if f.len() > usize::from(adj.mtu) {
+            self.resolve_checksum(&mut f);
+            self.imply_gso(&mut f, usize::from(adj.mtu));
+        }
         if f.gso.is_some_and(|gso| !adj.gso.takes(gso.kind)) {
             self.depart(snap);
             return self.segmented(f, |this, s| this.enqueue_punt(adj.port, s, reason));
