@@ -22,6 +22,7 @@ use ipnet::{IpNet, Ipv4Net};
 use numbers::Numbers;
 use peers::Peers;
 use rustc_hash::FxHashSet;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
@@ -250,7 +251,12 @@ impl Planner {
 
     /// Puts one route in force; true if the data plane sees a difference.
     fn install(&mut self, inputs: Inputs<'_>, node: &ThisNode, prefix: Ipv4Net, route: Route, oldest: u64) -> bool {
-        let before = self.installed.get(&prefix).and_then(|i| i.route.underlay());
+        // One search for what is in force: there may be a million of them.
+        let entry = self.installed.entry(prefix);
+        let before = match &entry {
+            Entry::Occupied(e) => e.get().route.underlay(),
+            Entry::Vacant(_) => None,
+        };
         let mut context = Context { inputs, node, ways: &mut self.ways, taken: None };
         let adjacency = match (&route, prefix.prefix_len()) {
             (Route::Host, 0) => context.punt(PuntReason::HostRoute),
@@ -260,27 +266,31 @@ impl Planner {
         if let Some(before) = before.filter(|b| taken != Some(*b)) {
             self.ways.release(prefix, before);
         }
-        if let Some(i) = self.installed.get_mut(&prefix) {
-            if i.route.peer() != route.peer() {
-                let taken = hits(&self.counters, i.id).unwrap_or(0);
-                self.peers.leave(&i.route, taken.saturating_sub(i.node_base));
+        match entry {
+            Entry::Occupied(mut e) => {
+                let i = e.get_mut();
+                if i.route.peer() != route.peer() {
+                    let taken = hits(&self.counters, i.id).unwrap_or(0);
+                    self.peers.leave(&i.route, taken.saturating_sub(i.node_base));
+                    self.peers.join(&route);
+                    i.node_base = taken;
+                }
+                i.route = route;
+                if *self.adjacencies.get(i.id) == adjacency {
+                    return false;
+                }
+                // In place: the route keeps its number and its packet count.
+                self.adjacencies.set(i.id, adjacency);
+            }
+            Entry::Vacant(e) => {
+                let id = self.numbers.take(oldest);
+                let base = hits(&self.counters, id).unwrap_or(0);
+                self.adjacencies.set(id, adjacency);
+                self.table.insert(prefix, id);
                 self.peers.join(&route);
-                i.node_base = taken;
+                e.insert(Installed { route, id, base, node_base: base });
             }
-            i.route = route;
-            if *self.adjacencies.get(i.id) == adjacency {
-                return false;
-            }
-            // In place: the route keeps its number and its packet count.
-            self.adjacencies.set(i.id, adjacency);
-            return true;
         }
-        let id = self.numbers.take(oldest);
-        let base = hits(&self.counters, id).unwrap_or(0);
-        self.adjacencies.set(id, adjacency);
-        self.table.insert(prefix, id);
-        self.peers.join(&route);
-        self.installed.insert(prefix, Installed { route, id, base, node_base: base });
         true
     }
 
