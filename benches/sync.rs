@@ -54,7 +54,8 @@ fn measure(size: Size) -> Value {
     out
 }
 
-/// Seven in ten change a block, two change a node's status only, one changes a pod of another node or this one.
+/// Seven in ten change a block, one of them a route; two change a node's status only, one changes a pod of another node or
+/// this one.
 fn steady(server: &ApiServer, daemon: &Daemon, size: Size) -> Value {
     let generation = || daemon.client.status().map_or(0, |s| s.generation);
     let (cpu, since, first, mut made) = (daemon.cpu_seconds(), Instant::now(), generation(), 0u32);
@@ -209,7 +210,8 @@ fn address(block: u32) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from(0x0a00_0000 + block * 64)
 }
 
-/// With 13 addresses in use; `turn` changes which. The first one's address 0 is this node's tunnel address.
+/// With 13 addresses in use; `turn` changes which, and lends one to another node at every tenth. The first block's address
+/// 0 is this node's tunnel address.
 fn block(i: u32, size: Size, turn: u32) -> Value {
     let node = node_name(i % size.nodes);
     let used = |slot: u32| (slot + turn).is_multiple_of(5);
@@ -217,6 +219,9 @@ fn block(i: u32, size: Size, turn: u32) -> Value {
     let mut attributes: Vec<Value> = (0..13)
         .map(|a| json!({"handle_id": format!("k8s-pod-network.{:064x}", i * 16 + a), "secondary": {"namespace": "default", "node": node, "pod": format!("pod-{i}-{a}"), "timestamp": "2026-01-01 00:00:00 +0000 UTC"}}))
         .collect();
+    if turn % 10 == 4 {
+        attributes[0]["secondary"]["node"] = json!(node_name((i + 1) % size.nodes));
+    }
     if i == 0 {
         attributes[0] =
             json!({"handle_id": format!("vxlan-tunnel-addr-{node}"), "secondary": {"node": node, "type": "vxlanTunnelAddress"}});
