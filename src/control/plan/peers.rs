@@ -1,7 +1,6 @@
 //! How many packets went to each node by routes that lead there no longer, so that a node's count never goes down.
 
 use crate::control::desired::Route;
-use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -15,7 +14,7 @@ struct Peer {
 /// Nodes by name.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    nodes: FxHashMap<String, Peer>,
+    nodes: BTreeMap<String, Peer>,
     /// Those that lost a route since they were last looked through.
     lost: Vec<String>,
 }
