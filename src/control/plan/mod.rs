@@ -258,7 +258,7 @@ impl Planner {
 
     /// The way of flows that are the host's; no prefix leads to it.
     fn update_host_flow(&mut self, inputs: Inputs<'_>, node: &ThisNode) -> bool {
-        let punt = Context { inputs, node, ways: &mut self.ways, taken: None }.punt(PuntReason::HostFlow);
+        let punt = Context { inputs, node, ways: &mut self.ways, peers: &self.peers, taken: None }.punt(PuntReason::HostFlow);
         let differs = *self.adjacencies.get(AdjId::HOST_FLOW) != punt;
         self.adjacencies.set(AdjId::HOST_FLOW, punt);
         differs
