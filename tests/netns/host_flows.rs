@@ -62,9 +62,14 @@ impl Site {
                  iptables -w -t nat -A OUTPUT -j KUBE-SERVICES
                  iptables -w -t nat -N KUBE-MARK-MASQ
                  iptables -w -t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
-                 iptables -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully
-                 iptables -w -A FORWARD -m conntrack --ctstate INVALID -j DROP");
+                 iptables -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully");
+            // A Service's address needs a route before it is translated on the host itself.
+            let other = if n.index == 1 { pair.b.address() } else { pair.a.address() };
+            n.ns.sh(&format!("ip route add default via {other}"));
         }
+        // Both directions of everything that this node translates are to be seen by it. Not so on the other one: answers
+        // from a node's own address come through the tunnel, past the connection tracking of the pod's host.
+        pair.a.ns.sh("iptables -w -A FORWARD -m conntrack --ctstate INVALID -j DROP");
         Site { pair, web, _echoes: echoes }
     }
 
