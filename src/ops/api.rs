@@ -5,7 +5,7 @@ use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
-use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeersRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::future::Future;
@@ -36,10 +36,11 @@ pub enum Resource {
     Status,
     Config,
     State,
+    Peers,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 10] = [
+    pub const ALL: [Resource; 11] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -50,6 +51,7 @@ impl Resource {
         Resource::Status,
         Resource::Config,
         Resource::State,
+        Resource::Peers,
     ];
 
     /// Path of the resource in a request.
@@ -65,6 +67,7 @@ impl Resource {
             Resource::Status => "/v1/status",
             Resource::Config => "/v1/config",
             Resource::State => "/v1/state",
+            Resource::Peers => "/v1/peers",
         }
     }
 
@@ -84,6 +87,7 @@ impl Resource {
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
             Resource::Config => serde_json::to_vec(&s.config()),
+            Resource::Peers => serde_json::to_vec(&s.peers()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
             }
@@ -251,6 +255,10 @@ impl Client {
         self.get(Resource::Config)
     }
 
+    pub fn peers(&self) -> Result<PeersRow, ClientError> {
+        self.get(Resource::Peers)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
@@ -364,6 +372,9 @@ mod tests {
         }
         fn config(&self) -> Vec<ConfigRow> {
             vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]
+        }
+        fn peers(&self) -> PeersRow {
+            PeersRow::default()
         }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")

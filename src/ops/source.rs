@@ -1,7 +1,7 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
 use super::replay::State;
-use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeersRow, PortRow, StatusRow};
 use crate::control::facts::{PortTotals, Shared, TapError};
 use crate::drop::DropReason;
 use crate::frame::PortId;
@@ -22,6 +22,7 @@ pub trait Source: Send + Sync + 'static {
     fn counters(&self) -> Vec<CounterRow>;
     fn status(&self) -> StatusRow;
     fn config(&self) -> Vec<ConfigRow>;
+    fn peers(&self) -> PeersRow;
     /// The data plane's state; `None` if the control plane does not answer.
     fn state(&self) -> Option<State>;
     /// Starts to write down packets; blocks until the workers are told.
@@ -135,6 +136,10 @@ impl Source for Shared {
 
     fn config(&self) -> Vec<ConfigRow> {
         self.facts().config.clone()
+    }
+
+    fn peers(&self) -> PeersRow {
+        self.probes().rows()
     }
 
     fn status(&self) -> StatusRow {

@@ -9,6 +9,7 @@ mod lab;
 mod modes;
 mod order;
 mod pairs;
+mod probes;
 mod spoof;
 mod traffic;
 mod uplink;
