@@ -128,9 +128,9 @@ impl Rounds {
         (answers >> open).trailing_zeros().min(decided)
     }
 
-    /// Percent of the rounds that are decided.
+    /// Percent of the rounds that are answered, or older than the latest `open`.
     fn loss(&self, answers: u64, asked: u64, open: u32) -> Option<f64> {
-        let asked = self.first(self.known()) & asked & !self.first(open);
+        let asked = self.first(self.known()) & asked & (!self.first(open) | answers);
         let (decided, answered) = (asked.count_ones(), (answers & asked).count_ones());
         (decided > 0).then(|| f64::from(decided - answered) * 100.0 / f64::from(decided))
     }
@@ -176,6 +176,8 @@ struct Said {
 struct Process {
     instance: u64,
     sent_ns: u64,
+    /// When it asked last.
+    at: u64,
 }
 
 #[derive(Debug)]
@@ -328,20 +330,20 @@ impl Peer {
         tenths.and_then(|t| u16::try_from(t).ok()).unwrap_or(NEVER)
     }
 
-    /// An authentic packet came; false if it is an old one, which says nothing.
+    /// The peer asks; false if it is an old one, which says nothing.
     fn fresh(&mut self, now: u64, p: &Probe) -> bool {
-        let silent = self.heard_at.is_none_or(|at| now >= at + 2 * SECOND);
+        let silent = self.process.instance == 0 || now >= self.process.at + 2 * SECOND;
         if p.instance == self.process.instance {
             // Packets may overtake one another, by little.
             if p.sent_ns + SECOND < self.process.sent_ns {
                 return false;
             }
-            self.process.sent_ns = self.process.sent_ns.max(p.sent_ns);
-        } else if p.instance == self.last_instance || (!silent && self.process.instance != 0) {
+            self.process = Process { sent_ns: self.process.sent_ns.max(p.sent_ns), at: now, ..self.process };
+        } else if p.instance == self.last_instance || !silent {
             return false;
         } else {
             self.last_instance = self.process.instance;
-            self.process = Process { instance: p.instance, sent_ns: p.sent_ns };
+            self.process = Process { instance: p.instance, sent_ns: p.sent_ns, at: now };
         }
         true
     }
@@ -498,8 +500,8 @@ impl Peer {
                 self.damaged_at[0].as_ref().is_some_and(|at| lately(at, DAMAGE_LATELY)),
                 self.damaged_at[1].as_ref().is_some_and(|at| lately(at, DAMAGE_LATELY)),
             ),
-            // Too few rounds are no measure.
-            loss: if r.known() >= 16 { r.loss(small, asked, open).unwrap_or(0.0) } else { 0.0 },
+            // Too few rounds are no measure, and those missed just now are in doubt.
+            loss: if r.known() >= 16 { r.loss(small, asked, open + missed).unwrap_or(0.0) } else { 0.0 },
             unsent: self.unsent.as_deref(),
         };
         (judge(&evidence), r.loss(small, asked, open), r.loss(full, asked, open))

@@ -21,7 +21,7 @@ const VXLAN: Path = Path::Vxlan { port: 4789 };
 const DELAY: u64 = MILLISECOND;
 
 fn tunnel(i: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244 + (i / 256) as u8, (i % 256) as u8, 0)
+    Ipv4Addr::new(10, 100 + (i / 256) as u8, (i % 256) as u8, 0)
 }
 
 fn underlay(i: usize) -> Ipv4Addr {
@@ -61,7 +61,7 @@ pub fn measured(board: &Board, peers: usize) {
     field.turn(&mut line);
     let asked = std::mem::take(&mut *line.sent.borrow_mut());
     for sent in asked {
-        let to = usize::from(sent.packet[17] - 244) * 256 + usize::from(sent.packet[18]);
+        let to = usize::from(sent.packet[17] - 100) * 256 + usize::from(sent.packet[18]);
         let mut peer = Field::new(1);
         peer.adopt(0, orders(to, [0].into_iter()));
         peer.take(line.now.get(), &sent.packet, &mut line);

@@ -2,6 +2,7 @@
 //! the kernel's own VXLAN device as a peer.
 
 mod bench;
+mod crowd;
 mod faults;
 mod hops;
 mod kernel_peer;
