@@ -7,6 +7,7 @@ use super::spec::{Encap, Node, Plan, netns_path};
 use super::sys::Capture;
 use crate::wire::vxlan;
 use etherparse::{IpNumber, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Pings from the first node's first pod to a pod on another node and returns the first request seen on the

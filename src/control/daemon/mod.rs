@@ -349,6 +349,8 @@ impl Daemon {
             }
             if !self.in_sync {
                 self.in_sync = true;
+                // The probes are told at once.
+                self.next_housekeeping = Instant::now();
                 self.first_generation = self.planner.generation();
                 let d = self.calculator.desired();
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());

@@ -214,7 +214,7 @@ fn silent(e: &Evidence) -> Verdict {
         return Verdict { state: State::NoProbes, diagnosis: Some(what), remedy: None };
     }
     if let (Some(theirs), Path::Vxlan { .. }) = (t.vni, t.path) {
-        let text = format!("FelixConfiguration gives it VNI {theirs}, and this node {}", e.vni);
+        let text = format!("by FelixConfiguration its VNI is {theirs}, and this node's is {}", e.vni);
         return Verdict::of(State::WrongVni, text, "set one vxlanVNI for all nodes, in FelixConfiguration default");
     }
     if let (true, Path::Vxlan { .. }) = (e.losses.has(Losses::VNI), t.path) {
@@ -280,7 +280,7 @@ fn unreachable(t: &Target, u: Unreachable) -> Verdict {
             Verdict::of(
                 State::NotListening,
                 text,
-                "start the engine there (`tortie run`); if it runs, a packet filter there rejects the packets",
+                "start the engine there (`tortie run`); if it runs, its VNI is another one, or a packet filter there rejects the packets",
             )
         }
         9 | 10 | 13 => {
@@ -393,7 +393,7 @@ mod tests {
         says(&refused([10, 0, 0, 1], 1), State::Down, "cannot be reached", "routes");
         says(&Evidence { losses: Losses::VNI, ..silent(&vxlan) }, State::WrongVni, "another VNI than 4096", "vxlanVNI");
         let other = Target { vni: Some(5000), ..vxlan.clone() };
-        says(&silent(&other), State::WrongVni, "gives it VNI 5000, and this node 4096", "vxlanVNI");
+        says(&silent(&other), State::WrongVni, "its VNI is 5000, and this node's is 4096", "vxlanVNI");
         says(&Evidence { losses: Losses::OUTER_CHECKSUM, ..silent(&vxlan) }, State::Damaged, "outer-udp-checksum", "tx off");
         says(&Evidence { damaged: (true, false), ..up(&vxlan) }, State::Damaged, "from here arrive damaged", "this node");
         says(&Evidence { damaged: (false, true), ..up(&vxlan) }, State::Damaged, "its packets", "on n2");

@@ -69,6 +69,8 @@ pub struct Field {
     instance: u64,
     echo: u16,
     buffer: Vec<u8>,
+    /// So that what was put off is not made up for at once.
+    rounds: Bucket,
     fast: Bucket,
     searches: Bucket,
     answers: Bucket,
@@ -92,6 +94,7 @@ impl Field {
             instance,
             echo: instance as u16,
             buffer: packet::buffer(usize::from(SMALL)),
+            rounds: Bucket::new(2 * ROUNDS),
             fast: Bucket::new(ROUNDS),
             searches: Bucket::new(SEARCHES),
             answers: Bucket::new(ANSWERS),
@@ -121,15 +124,25 @@ impl Field {
         if self.orders.secret != orders.secret {
             self.key = orders.secret.as_deref().map(Key::new);
         }
-        let mut known: HashMap<Arc<str>, Peer> = self.peers.drain(..).map(|p| (p.target.node.clone(), p)).collect();
+        let mut due = vec![now; self.peers.len()];
+        std::mem::take(&mut self.due).into_iter().for_each(|(at, i)| due[i] = at);
+        let mut known: HashMap<Arc<str>, (Peer, u64)> =
+            self.peers.drain(..).zip(due).map(|(p, at)| (p.target.node.clone(), (p, at))).collect();
+        let turn = SECOND / ROUNDS;
+        let mut first = now;
         for target in &orders.targets {
-            let peer = match known.remove(&target.node) {
-                Some(mut peer) => {
+            let (peer, at) = match known.remove(&target.node) {
+                Some((mut peer, at)) => {
                     peer.retarget(target.clone());
-                    peer
+                    (peer, at)
                 }
-                None => Peer::new(target.clone()),
+                // New ones one after the other.
+                None => {
+                    first += turn;
+                    (Peer::new(target.clone()), first)
+                }
             };
+            self.due.insert((at, self.peers.len()));
             self.peers.push(peer);
         }
         let at = |address: fn(&Target) -> Ipv4Addr| self.peers.iter().enumerate().map(|(i, p)| (address(&p.target), i)).collect();
@@ -138,10 +151,7 @@ impl Field {
         if usize::from(longest) != self.buffer.len() {
             self.buffer = packet::buffer(longest.into());
         }
-        let turn = SECOND / ROUNDS;
         self.interval = (orders.interval.as_nanos() as u64).max(self.peers.len() as u64 * turn);
-        // One after the other; who is not due yet is only looked at.
-        self.due = (0..self.peers.len()).map(|i| (now + i as u64 * turn, i)).collect();
         self.orders = orders;
     }
 
@@ -153,7 +163,7 @@ impl Field {
         }
         while let Some((at, i)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, i));
-            let next = self.attend(i, wire);
+            let next = if self.rounds.has(now, 1) { self.attend(i, wire) } else { now + GRID };
             // To the nearest of common moments, so that many are attended to at one waking.
             let next = ((next + GRID / 2) / GRID * GRID).max(now + 1);
             self.due.insert((next, i));
@@ -165,8 +175,8 @@ impl Field {
         let now = wire.now();
         let allowed = Allowed { fast: self.fast.has(now, 1), search: self.searches.has(now, 16) };
         let work = self.peers[i].work(now, self.interval, allowed);
-        if work.fast {
-            self.fast.take(now, 1);
+        if work.round.is_some() {
+            if work.fast { &mut self.fast } else { &mut self.rounds }.take(now, 1);
         }
         if let Some(round) = work.round {
             if let Err(e) = self.ask_round(i, round, wire) {

@@ -5,6 +5,7 @@ use crate::control::cluster::Cluster;
 use crate::control::desired::{Route, ThisNode};
 use crate::control::plan::Installed;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
+use crate::wire::vxlan::Vni;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -78,7 +79,8 @@ pub fn targets(
     };
     let vni = |name: &str| {
         let of = |object: &str| cluster.felix.get(object).and_then(|f| f.vxlan_vni).map(|v| v.get());
-        of(&format!("node.{name}")).or_else(|| of("default")).filter(|v| *v != node.vni.get())
+        let vni = of(&format!("node.{name}")).or_else(|| of("default")).unwrap_or(Vni::CALICO.get());
+        (vni != node.vni.get()).then_some(vni)
     };
     let target = |(name, n): (&str, &Arc<crate::control::model::Node>)| {
         let address = n.address?.addr();

@@ -423,6 +423,28 @@ fn thousands_of_silent_peers_cost_no_more() {
 }
 
 #[test]
+fn orders_that_change_all_the_time_hold_nobody_up() {
+    let mut net = Net::new(201, false);
+    for n in 0..40 {
+        let now = net.line.now.get();
+        // A node that nobody else knows comes and goes.
+        let others = (1..201).chain((n % 2 == 0).then_some(300));
+        net.fields[0].adopt(now, orders(0, others));
+        net.next[0] = 0;
+        net.places.insert(tunnel(300), 200);
+        net.places.insert(underlay(300), 200);
+        net.run(500);
+    }
+    // Time that was slept through is not made up for.
+    let (before, now) = (net.rows(0).sent, net.line.now.get());
+    net.line.now.set(now + 60 * SECOND);
+    net.run(100);
+    assert!(net.rows(0).sent - before <= 2 * 2 * 2 * ROUNDS + 40, "{}", net.rows(0).sent - before);
+    net.run(10_000);
+    assert!((1..201).all(|i| net.row(0, i).state == "up" && net.row(0, i).answered_s.unwrap() < 4.0));
+}
+
+#[test]
 fn what_is_switched_off_sends_and_answers_nothing() {
     let mut net = Net::new(2, true);
     net.run(3000);
