@@ -165,7 +165,13 @@ pub fn buffer(size: usize) -> Vec<u8> {
 pub fn write<'a>(buffer: &'a mut [u8], key: &Key, probe: &Probe, source: Ipv4Addr, to: Ipv4Addr) -> &'a [u8] {
     let len = probe.len();
     let p = &mut buffer[..len];
-    header(p, source, to);
+    let ecn = match probe.kind {
+        _ if probe.is_answer => NOT_ECT,
+        Kind::Small => NOT_ECT,
+        Kind::Full => ECT0,
+        Kind::Search => ECT1,
+    };
+    header(p, source, to, ecn);
     p[ICMP..TAG].fill(0);
     (p[ICMP], p[ICMP + 1]) = (ICMP_TYPE, if probe.is_answer { ANSWER } else { ASK });
     p[BODY..BODY + 5].copy_from_slice(MAGIC);
@@ -189,7 +195,7 @@ pub fn write<'a>(buffer: &'a mut [u8], key: &Key, probe: &Probe, source: Ipv4Add
 pub fn write_echo(buffer: &mut [u8], size: u16, id: u16, seq: u16, source: Ipv4Addr, to: Ipv4Addr) -> &[u8] {
     const ECHO: u8 = 8;
     let p = &mut buffer[..usize::from(size.max(SMALL))];
-    header(p, source, to);
+    header(p, source, to, if size > SMALL + 4 { ECT1 } else { NOT_ECT });
     p[ICMP..PADDING].fill(0);
     p[ICMP] = ECHO;
     put16(p, ICMP + 4, id);
@@ -199,10 +205,16 @@ pub fn write_echo(buffer: &mut [u8], size: u16, id: u16, seq: u16, source: Ipv4A
     p
 }
 
-fn header(p: &mut [u8], source: Ipv4Addr, to: Ipv4Addr) {
+/// Congestion bits (RFC 3168). Packets to one node that follow one another in equal or falling length leave as one
+/// super-frame (UDP_SEGMENT), which a virtual link passes whatever its MTU; but only those with equal bits do.
+const NOT_ECT: u8 = 0b00;
+const ECT1: u8 = 0b01;
+const ECT0: u8 = 0b10;
+
+fn header(p: &mut [u8], source: Ipv4Addr, to: Ipv4Addr, ecn: u8) {
     const TTL: u8 = 64;
     p[..ICMP].fill(0);
-    p[0] = 0x45;
+    (p[0], p[1]) = (0x45, ecn);
     put16(p, 2, p.len() as u16);
     put16(p, 6, ipv4::DF);
     (p[8], p[9]) = (TTL, ipv4::PROTO_ICMP);

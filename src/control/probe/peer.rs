@@ -33,8 +33,8 @@ const LATELY: u64 = 5 * SECOND;
 const TIMES: usize = 32;
 const RECENT: usize = 8;
 
-/// Length of the small echo request. Packets of one round go out in ascending order of length, no two of one length: those
-/// of equal or falling length become one super-frame on some ways (UDP_SEGMENT), which no MTU stops before it is cut.
+/// Length of the small echo request. No two packets of a round have one length, and they go out in ascending order, so that
+/// none becomes part of a super-frame.
 pub const ECHO_SMALL: u16 = SMALL + 4;
 
 /// What a round is to send.

