@@ -46,6 +46,16 @@ pub struct Totals {
     pub damaged: u64,
 }
 
+/// A probe of another node, to be answered.
+struct Asked {
+    at: u64,
+    probe: Probe,
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    heard: u16,
+    damage: Damage,
+}
+
 /// How many peers are in each state, and the most serious ones in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -74,6 +84,7 @@ pub struct Field {
     fast: Bucket,
     searches: Bucket,
     answers: Bucket,
+    asked: Vec<Asked>,
     totals: Totals,
     drops: Option<[u64; LOSSES.len()]>,
     dropped_at: [Option<u64>; LOSSES.len()],
@@ -98,6 +109,7 @@ impl Field {
             fast: Bucket::new(ROUNDS),
             searches: Bucket::new(SEARCHES),
             answers: Bucket::new(ANSWERS),
+            asked: Vec::new(),
             totals: Totals::default(),
             drops: None,
             dropped_at: [None; LOSSES.len()],
@@ -226,13 +238,13 @@ impl Field {
     }
 
     /// A packet of the probes' ICMP type, received at `at`.
-    pub fn take(&mut self, at: u64, packet: &[u8], wire: &mut impl Wire) {
+    pub fn take(&mut self, at: u64, packet: &[u8]) {
         let Some(key) = &self.key else { return };
         match packet::read(packet, key) {
             // Another's, seen in passing.
             Ok(received) if ![self.orders.address, self.orders.tunnel_address].contains(&Some(received.to)) => {}
             Ok(received) if received.probe.is_answer => self.take_answer(at, &received),
-            Ok(received) => self.answer(at, &received, wire),
+            Ok(received) => self.take_question(at, received),
             Err(Refused::Foreign) => {}
             Err(Refused::Unauthenticated { from }) => {
                 self.totals.unauthenticated += 1;
@@ -260,32 +272,41 @@ impl Field {
         self.totals.damaged += u64::from(damage.any() || probe.damage.any());
     }
 
-    fn answer(&mut self, at: u64, received: &Received, wire: &mut impl Wire) {
+    fn take_question(&mut self, at: u64, received: Received) {
         let Received { probe, from, to, damage } = received;
-        let peer = self.by_probed.get(from).map(|i| &mut self.peers[*i]);
+        let peer = self.by_probed.get(&from).map(|i| &mut self.peers[*i]);
         // A node that has just come is answered before this one has heard of it.
         let (fresh, heard) = match peer {
-            Some(peer) => (peer.asked(at, probe, damage.any()), peer.heard(at)),
+            Some(peer) => (peer.asked(at, &probe, damage.any()), peer.heard(at)),
             None => (true, packet::NEVER),
         };
         self.totals.damaged += u64::from(damage.any());
         if !fresh {
             self.totals.stale += 1;
-            return;
-        }
-        let Some(key) = &self.key else { return };
-        if !self.answers.has(at, 1) {
+        } else if !self.answers.has(at, 1) {
             self.totals.limited += 1;
-            return;
+        } else {
+            self.answers.take(at, 1);
+            self.asked.push(Asked { at, probe, from, to, heard, damage });
         }
-        self.answers.take(at, 1);
-        let losses = Field::losses_of(&self.dropped_at, at);
-        let held = wire.now().saturating_sub(at);
-        let answer =
-            Probe { is_answer: true, held_ns: u32::try_from(held).unwrap_or(u32::MAX), heard, losses, damage: Damage(damage.0), ..*probe };
-        let packet = packet::write(&mut self.buffer, key, &answer, *to, *from);
-        if wire.send(packet, *from).is_ok() {
-            self.totals.answers_sent += 1;
+    }
+
+    /// Whether somebody waits for an answer.
+    pub fn is_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Answers all who asked. The time that they waited is in the answers.
+    pub fn answer(&mut self, wire: &mut impl Wire) {
+        let Some(key) = &self.key else { return self.asked.clear() };
+        for a in self.asked.drain(..) {
+            let now = wire.now();
+            let held_ns = u32::try_from(now.saturating_sub(a.at)).unwrap_or(u32::MAX);
+            let losses = Field::losses_of(&self.dropped_at, now);
+            let answer = Probe { is_answer: true, held_ns, heard: a.heard, losses, damage: a.damage, ..a.probe };
+            if wire.send(packet::write(&mut self.buffer, key, &answer, a.to, a.from), a.from).is_ok() {
+                self.totals.answers_sent += 1;
+            }
         }
     }
 

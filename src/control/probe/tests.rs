@@ -64,9 +64,10 @@ pub fn measured(board: &Board, peers: usize) {
         let to = usize::from(sent.packet[17] - 100) * 256 + usize::from(sent.packet[18]);
         let mut peer = Field::new(1);
         peer.adopt(0, orders(to, [0].into_iter()));
-        peer.take(line.now.get(), &sent.packet, &mut line);
+        peer.take(line.now.get(), &sent.packet);
+        peer.answer(&mut line);
         let answer = line.sent.borrow_mut().pop_front();
-        answer.into_iter().for_each(|a| field.take(line.now.get(), &a.packet, &mut line));
+        answer.into_iter().for_each(|a| field.take(line.now.get(), &a.packet));
     }
 }
 
@@ -165,7 +166,10 @@ impl Net {
                 self.line.sent.borrow_mut().push_back(Sent { at: now, packet });
             }
             ICMP_TYPE if self.stock.contains(&to) => {}
-            ICMP_TYPE => self.fields[to].take(now, &packet, &mut self.line.clone()),
+            ICMP_TYPE => {
+                self.fields[to].take(now, &packet);
+                self.fields[to].answer(&mut self.line.clone());
+            }
             _ => self.fields[to].take_other(now, &packet),
         }
     }
@@ -363,8 +367,9 @@ fn a_repeated_packet_is_not_answered() {
     let heard = net.row(0, 1).heard_s;
     let old: Vec<_> = seen.borrow().iter().take(8).cloned().collect();
     for p in &old {
-        net.fields[0].take(net.line.now.get(), p, &mut net.line.clone());
+        net.fields[0].take(net.line.now.get(), p);
     }
+    net.fields[0].answer(&mut net.line.clone());
     let after = net.rows(0);
     assert_eq!((after.answers_sent, after.answered), (before.answers_sent, before.answered));
     assert_eq!(after.stale, before.stale + old.len() as u64);
@@ -485,7 +490,8 @@ proptest! {
                 put16(&mut p, 22, sum);
             }
             let waiting = net.line.sent.borrow().len();
-            net.fields[0].take(net.line.now.get(), &p, &mut net.line.clone());
+            net.fields[0].take(net.line.now.get(), &p);
+            net.fields[0].answer(&mut net.line.clone());
             net.fields[0].take_other(net.line.now.get(), &p);
             let sent = net.line.sent.borrow();
             prop_assert!(sent.len() <= waiting + 1);

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// a flood of forged packets costs no more than this.
 const AT_ONCE: usize = 64;
 const REST: Duration = Duration::from_millis(10);
+/// Answers wait for so long: an answer at once would make the worker's sleep a short one, and after short sleeps it looks for
+/// packets before it sleeps again, in vain here and at more cost than the answer's.
+const ANSWER: Duration = Duration::from_micros(500);
 /// Counters of drops are looked at this often at least.
 const LOOK: u64 = 1_000_000_000;
 /// Longest packet.
@@ -120,7 +123,13 @@ impl Runner {
                 Err(_) => std::thread::sleep(REST),
             }
             self.obey();
-            if self.receive() {
+            let mut flooded = self.receive();
+            if self.shared.board.lock().is_asked() {
+                std::thread::sleep(ANSWER);
+                flooded |= self.receive();
+                self.answer();
+            }
+            if flooded {
                 std::thread::sleep(REST);
             }
             until = self.turn();
@@ -147,10 +156,9 @@ impl Runner {
 
     /// Takes what came in; true if that was as much as may be taken at once.
     fn receive(&mut self) -> bool {
-        let Some(Sockets { sender, devices, answers, .. }) = &self.sockets else { return false };
+        let Some(Sockets { devices, answers, .. }) = &self.sockets else { return false };
         let board = &*self.shared.board;
         let mut field = board.lock();
-        let mut out = Out { sender, board };
         let mut most = 0;
         for device in devices.iter().flatten() {
             let mut taken = 0;
@@ -158,7 +166,7 @@ impl Runner {
             while taken < AT_ONCE
                 && let Ok(Some(packet)) = device.receive(&mut self.buffer)
             {
-                field.take(board.now(), packet, &mut out);
+                field.take(board.now(), packet);
                 taken += 1;
             }
             most = most.max(taken);
@@ -171,6 +179,13 @@ impl Runner {
             taken += 1;
         }
         most.max(taken) == AT_ONCE
+    }
+
+    fn answer(&mut self) {
+        let board = &*self.shared.board;
+        if let Some(Sockets { sender, .. }) = &self.sockets {
+            board.lock().answer(&mut Out { sender, board });
+        }
     }
 
     fn turn(&mut self) -> u64 {

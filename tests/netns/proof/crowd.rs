@@ -93,7 +93,8 @@ fn play(lab: &Lab, stop: &AtomicBool) {
         let Ok(n) = socket.recv(&mut frame) else { continue };
         let packet = &frame[HEAD.min(n)..n];
         if let Some(field) = packet.get(18).and_then(|n| fields.get_mut(usize::from(*n).wrapping_sub(2))) {
-            field.take(out.now(), packet, &mut out);
+            field.take(out.now(), packet);
+            field.answer(&mut out);
         }
     }
 }
