@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::control::netlink::NeighState;
 use crate::control::plan::Installed;
-use crate::control::probe::{Orders, Path, target};
+use crate::control::probe::{Orders, Path, field, target};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -45,6 +45,7 @@ impl Daemon {
             off,
             secret,
             interval: self.config.probes.interval,
+            lean: targets.len() as u64 > field::ROUNDS * self.config.probes.interval.as_secs().max(1),
             devices: [index(&self.config.host.interface), index(&self.config.uplink.interface).filter(|_| direct)],
             address: Some(node.address.addr()),
             tunnel_address: node.tunnel_address,

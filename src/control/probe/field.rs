@@ -185,15 +185,15 @@ impl Field {
 
     fn attend(&mut self, i: usize, wire: &mut impl Wire) -> u64 {
         let now = wire.now();
-        let allowed = Allowed { fast: self.fast.has(now, 1), search: self.searches.has(now, 16) };
+        let allowed = Allowed { lean: self.orders.lean, fast: self.fast.has(now, 1), search: self.searches.has(now, 16) };
         let work = self.peers[i].work(now, self.interval, allowed);
         if work.round.is_some() {
             if work.fast { &mut self.fast } else { &mut self.rounds }.take(now, 1);
         }
-        if let Some(round) = work.round {
-            if let Err(e) = self.ask_round(i, round, wire) {
-                self.peers[i].unsent(e);
-            }
+        if let Some(round) = work.round
+            && let Err(e) = self.ask_round(i, round, wire)
+        {
+            self.peers[i].unsent(e);
         }
         if let Some((round, sizes)) = work.search {
             for size in sizes {
@@ -209,7 +209,7 @@ impl Field {
     fn ask_round(&mut self, i: usize, round: Round, wire: &mut impl Wire) -> Result<(), String> {
         let t = &self.peers[i].target;
         let (from, to, address, full) = (t.from, t.to, t.address, t.full);
-        let small = self.ask(i, Kind::Small, SMALL, round.seq, wire);
+        let small = if round.small { self.ask(i, Kind::Small, SMALL, round.seq, wire) } else { Ok(()) };
         if round.echo {
             let own = self.orders.address.unwrap_or(from);
             for (from, to, size) in [(own, address, ECHO_SMALL), (from, to, ECHO_SMALL), (from, to, full - 1)] {

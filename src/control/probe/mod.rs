@@ -37,6 +37,8 @@ pub struct Orders {
     /// What the key is made of.
     pub secret: Option<Arc<[u8]>>,
     pub interval: Duration,
+    /// Whether a full probe alone has to do where nothing is in doubt.
+    pub lean: bool,
     /// Interfaces on which probes for this host come in: the host device, and the uplink where some peers are reached
     /// without encapsulation.
     pub devices: [Option<u32>; 2],
@@ -54,6 +56,7 @@ impl Default for Orders {
             off: Some("the cluster's state is not known yet".into()),
             secret: None,
             interval: settings::INTERVAL,
+            lean: false,
             devices: [None; 2],
             address: None,
             tunnel_address: None,

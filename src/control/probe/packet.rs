@@ -130,7 +130,7 @@ pub struct Probe {
 
 impl Probe {
     /// Total length of the packet: answers are small.
-    pub fn len(&self) -> usize {
+    pub fn packet_len(&self) -> usize {
         usize::from(if self.is_answer { SMALL } else { self.size.max(SMALL) })
     }
 }
@@ -163,7 +163,7 @@ pub fn buffer(size: usize) -> Vec<u8> {
 
 /// Writes a probe into a [`buffer`] of at least its length; the packet.
 pub fn write<'a>(buffer: &'a mut [u8], key: &Key, probe: &Probe, source: Ipv4Addr, to: Ipv4Addr) -> &'a [u8] {
-    let len = probe.len();
+    let len = probe.packet_len();
     let p = &mut buffer[..len];
     let ecn = match probe.kind {
         _ if probe.is_answer => NOT_ECT,
@@ -240,7 +240,7 @@ pub fn read(packet: &[u8], key: &Key) -> Result<Received, Refused> {
         });
     }
     let probe = parse(p).ok_or(Refused::Foreign)?;
-    let as_long = total == probe.len();
+    let as_long = total == probe.packet_len();
     let pattern = p[PADDING..].chunks(PATTERN.len()).all(|c| *c == PATTERN[..c.len()]);
     let mut damage = Damage::default();
     if !sound {

@@ -41,6 +41,8 @@ pub const ECHO_SMALL: u16 = SMALL + 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Round {
     pub seq: u32,
+    /// Whether it has a small probe; a full one that is answered says that small ones are.
+    pub small: bool,
     /// Whether ICMP echo is asked for, too: through the tunnel, small and full, and of the node.
     pub echo: bool,
 }
@@ -48,6 +50,8 @@ pub struct Round {
 /// What there is room for.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed {
+    /// A round without a small probe where nothing is in doubt.
+    pub lean: bool,
     pub fast: bool,
     pub search: bool,
 }
@@ -70,6 +74,8 @@ struct Rounds {
     count: u32,
     small: u64,
     full: u64,
+    /// Rounds without a small probe.
+    lean: u64,
     /// Rounds with echo, and their answers.
     echoes: u64,
     echo: u64,
@@ -79,11 +85,13 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn start(&mut self, now: u64, echo: bool) {
-        for bits in [&mut self.small, &mut self.full, &mut self.echoes, &mut self.echo, &mut self.echo_full, &mut self.echo_node] {
+    fn start(&mut self, now: u64, echo: bool, lean: bool) {
+        let Rounds { small, full, lean: leans, echoes, echo: echo_far, echo_full, echo_node, .. } = self;
+        for bits in [small, full, leans, echoes, echo_far, echo_full, echo_node] {
             *bits <<= 1;
         }
         self.echoes |= u64::from(echo);
+        self.lean |= u64::from(lean);
         self.at.rotate_right(1);
         self.at[0] = now;
         self.count = self.count.saturating_add(1);
@@ -275,10 +283,12 @@ impl Peer {
                 self.reached = false;
             }
             let echo = missed > 0 || (self.rounds.count > 0 && !self.reached);
+            let lean =
+                allowed.lean && self.reached && self.rounds.count > DOUBT && missed == 0 && self.rounds.missed(self.rounds.full, open) == 0;
             self.seq = self.seq.wrapping_add(1);
-            self.rounds.start(now, echo);
+            self.rounds.start(now, echo, lean);
             self.unsent = None;
-            work.round = Some(Round { seq: self.seq, echo });
+            work.round = Some(Round { seq: self.seq, small: !lean, echo });
             work.next = now + self.patience().min(interval);
         } else {
             work.next = last + wait;
@@ -375,6 +385,7 @@ impl Peer {
             }
             Kind::Small | Kind::Full => self.answered_round(p),
         };
+        let back = self.seq.wrapping_sub(p.seq);
         if !taken {
             return false;
         }
@@ -382,7 +393,7 @@ impl Peer {
         self.answered_at = Some(now);
         self.ever = true;
         let rtt = now.saturating_sub(p.sent_ns).saturating_sub(u64::from(p.held_ns));
-        if p.kind == Kind::Small {
+        if p.kind == Kind::Small || (p.kind == Kind::Full && self.rounds.lean & 1 << back != 0) {
             self.times.add(rtt);
         }
         if p.damage.any() {
@@ -405,6 +416,9 @@ impl Peer {
             return false;
         }
         *answers |= 1 << back;
+        if p.kind == Kind::Full {
+            self.rounds.small |= self.rounds.lean & 1 << back;
+        }
         if !self.reached {
             // What was lost while it could not be reached is no loss of the path that there is now.
             self.reached = true;
@@ -469,7 +483,9 @@ impl Peer {
         let r = &self.rounds;
         let lately = |at: &u64, span: u64| now < at + span;
         let by_echo = !self.ever && r.lately(r.echo, r.echoes, open) == Some(true);
-        let (small, full, asked) = if by_echo { (r.echo, r.echo_full, r.echoes) } else { (r.small, r.full, u64::MAX) };
+        let (small, full) = if by_echo { (r.echo, r.echo_full) } else { (r.small, r.full) };
+        // A full probe that is lost does not say what became of a small one.
+        let asked = if by_echo { [r.echoes; 2] } else { [!r.lean | r.small, u64::MAX] };
         let missed = r.missed(r.small, open);
         // Echoes of an earlier time of trouble say nothing of this one.
         let echoes = r.echoes & r.first(open + missed);
@@ -501,10 +517,10 @@ impl Peer {
                 self.damaged_at[1].as_ref().is_some_and(|at| lately(at, DAMAGE_LATELY)),
             ),
             // Too few rounds are no measure, and those missed just now are in doubt.
-            loss: if r.known() >= 16 { r.loss(small, asked, open + missed).unwrap_or(0.0) } else { 0.0 },
+            loss: if r.known() >= 16 { r.loss(small, asked[0], open + missed).unwrap_or(0.0) } else { 0.0 },
             unsent: self.unsent.as_deref(),
         };
-        (judge(&evidence), r.loss(small, asked, open), r.loss(full, asked, open))
+        (judge(&evidence), r.loss(small, asked[0], open), r.loss(full, asked[1], open))
     }
 
     pub fn state(&self, now: u64, interval: u64, here: Here) -> State {
