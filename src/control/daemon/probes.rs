@@ -45,7 +45,7 @@ impl Daemon {
             off,
             secret,
             interval: self.config.probes.interval,
-            lean: targets.len() as u64 > field::ROUNDS * self.config.probes.interval.as_secs().max(1),
+            lean: field::turn() * targets.len() as u32 > self.config.probes.interval,
             devices: [index(&self.config.host.interface), index(&self.config.uplink.interface).filter(|_| direct)],
             address: Some(node.address.addr()),
             tunnel_address: node.tunnel_address,

@@ -14,9 +14,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rounds per second that a node begins in turn, over all peers; out of turn as many again.
 pub const ROUNDS: u64 = 64;
+/// Between two of them.
+pub fn turn() -> Duration {
+    Duration::from_nanos(SECOND / ROUNDS)
+}
+
 /// Packets per second for searches, and answers per second.
 const SEARCHES: u64 = 512;
 const ANSWERS: u64 = 1024;
@@ -140,7 +146,7 @@ impl Field {
         std::mem::take(&mut self.due).into_iter().for_each(|(at, i)| due[i] = at);
         let mut known: HashMap<Arc<str>, (Peer, u64)> =
             self.peers.drain(..).zip(due).map(|(p, at)| (p.target.node.clone(), (p, at))).collect();
-        let turn = SECOND / ROUNDS;
+        let turn = turn().as_nanos() as u64;
         let mut first = now;
         for target in &orders.targets {
             let (peer, at) = match known.remove(&target.node) {

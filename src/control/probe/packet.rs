@@ -424,10 +424,9 @@ mod tests {
             if at < 20 {
                 ipv4::write_checksum(&mut p);
             }
-            match read(&p, &Key::new(b"k")) {
-                // TOS, identification, DF and TTL may be changed on the way, and a checksum of zeroes has two forms.
-                Ok(r) => prop_assert!(r.damage.any() || (1..12).contains(&at), "{at}"),
-                Err(_) => {}
+            // TOS, identification, DF and TTL may be changed on the way.
+            if let Ok(r) = read(&p, &Key::new(b"k")) {
+                prop_assert!(r.damage.any() || (1..12).contains(&at), "{at}");
             }
             let mut short = whole;
             short.truncate(at);
