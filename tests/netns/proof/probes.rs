@@ -218,11 +218,10 @@ fn damage(stop: &AtomicBool) {
             let n = unsafe { libc::recv(ports[from].as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
             let Ok(n) = usize::try_from(n) else { continue };
             idle = false;
-            let udp = n > 400 && frame[12..14] == [8, 0] && frame[23] == 17;
-            if udp {
-                frame[350] ^= 0x20;
-                // A card that breaks the payload makes the checksum over what it has broken, or none.
+            if n > 42 && frame[12..14] == [8, 0] && frame[23] == 17 {
+                // Who breaks the payload makes the checksum over what is broken, or none; and it may be unfinished here.
                 frame[40..42].fill(0);
+                frame[350] ^= if n > 400 { 0x20 } else { 0 };
             }
             // SAFETY: the kernel reads that many bytes of a live buffer.
             unsafe { libc::send(ports[to].as_raw_fd(), frame.as_ptr().cast(), n, 0) };
