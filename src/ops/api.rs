@@ -5,7 +5,7 @@ use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
-use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeersRow, PortRow, StatusRow};
+use super::view::{ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeersRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::future::Future;
@@ -35,12 +35,13 @@ pub enum Resource {
     Counters,
     Status,
     Config,
+    Activity,
     State,
     Peers,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 11] = [
+    pub const ALL: [Resource; 12] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -50,6 +51,7 @@ impl Resource {
         Resource::Counters,
         Resource::Status,
         Resource::Config,
+        Resource::Activity,
         Resource::State,
         Resource::Peers,
     ];
@@ -66,6 +68,7 @@ impl Resource {
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
             Resource::Config => "/v1/config",
+            Resource::Activity => "/v1/activity",
             Resource::State => "/v1/state",
             Resource::Peers => "/v1/peers",
         }
@@ -88,6 +91,7 @@ impl Resource {
             Resource::Status => serde_json::to_vec(&s.status()),
             Resource::Config => serde_json::to_vec(&s.config()),
             Resource::Peers => serde_json::to_vec(&s.peers()),
+            Resource::Activity => serde_json::to_vec(&s.activity()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
             }
@@ -259,6 +263,10 @@ impl Client {
         self.get(Resource::Peers)
     }
 
+    pub fn activity(&self) -> Result<ActivityRow, ClientError> {
+        self.get(Resource::Activity)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
@@ -369,6 +377,9 @@ mod tests {
         }
         fn counters(&self) -> Vec<CounterRow> {
             vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
+        }
+        fn activity(&self) -> ActivityRow {
+            ActivityRow { node: "n1".into(), ..ActivityRow::default() }
         }
         fn config(&self) -> Vec<ConfigRow> {
             vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]

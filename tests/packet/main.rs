@@ -1,7 +1,9 @@
 //! The engine over memory ports: frames in, frames out read back by etherparse, and the exact counter changes of
 //! every case. The accounting law and the pool are checked by the bed itself.
 
+mod counts;
 mod errors;
+mod host_flows;
 mod local;
 mod neighbours;
 mod offload;
