@@ -85,6 +85,9 @@ struct Flags {
     /// Forwarding threads per node
     #[arg(long, default_value_t = 1, value_name = "N")]
     workers: u16,
+    /// Nodes do not measure each other
+    #[arg(long)]
+    no_probes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -188,6 +191,7 @@ impl Flags {
             uplink: self.uplink,
             xdp: self.xdp,
             workers: self.workers,
+            probes: !self.no_probes,
             ..Spec::new(&name)
         }
     }

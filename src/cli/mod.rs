@@ -17,6 +17,7 @@ mod ipam;
 mod lab;
 mod neigh;
 mod node;
+mod peers;
 mod ports;
 mod replay;
 mod resource;
@@ -55,6 +56,8 @@ enum Verb {
     Ports(view::View),
     /// Pods of this node, and whether packets reach them
     Endpoints(view::View),
+    /// Other nodes as the probes find them: loss, round trip, largest packet, what is wrong and what to do
+    Peers(peers::Args),
     /// Dropped packets by reason
     Drops(drops::Args),
     /// Packets in and out per worker
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Verb::Neigh(a) => view::show(&a, |c| c.neigh(), |rows, s| neigh::lines(rows, s)),
         Verb::Ports(a) => view::show(&a, |c| c.ports(), |rows, s| ports::table(rows, s)),
         Verb::Endpoints(a) => view::show(&a, |c| c.endpoints(), |rows, s| endpoints::table(rows, s)),
+        Verb::Peers(a) => peers::show(&a),
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => status::show(&a),

@@ -1,6 +1,8 @@
 //! The cluster's state as last known: one validated value per object, by kind and name.
 
-use super::model::{BlockAffinity, FelixConfiguration, IpPool, IpamBlock, Key, Kind, Node, Object, Pod, WorkloadEndpoint};
+use super::model::{
+    BlockAffinity, ClusterInformation, FelixConfiguration, IpPool, IpamBlock, Key, Kind, Node, Object, Pod, WorkloadEndpoint,
+};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +41,7 @@ impl Changed {
         differing(&mut keys, Kind::Pod, &old.pods, &new.pods);
         differing(&mut keys, Kind::IpamBlock, &old.blocks, &new.blocks);
         differing(&mut keys, Kind::BlockAffinity, &old.affinities, &new.affinities);
+        differing(&mut keys, Kind::ClusterInformation, &old.information, &new.information);
         Changed::Keys(keys)
     }
 }
@@ -67,6 +70,8 @@ pub struct Cluster {
     pub pods: BTreeMap<String, Arc<Pod>>,
     pub blocks: BTreeMap<String, Arc<IpamBlock>>,
     pub affinities: BTreeMap<String, Arc<BlockAffinity>>,
+    /// `default` is the only one that counts.
+    pub information: BTreeMap<String, Arc<ClusterInformation>>,
 }
 
 impl Cluster {
@@ -82,6 +87,7 @@ impl Cluster {
             Object::Pod(o) => replace(&mut self.pods, name, o),
             Object::IpamBlock(o) => replace(&mut self.blocks, name, o),
             Object::BlockAffinity(o) => replace(&mut self.affinities, name, o),
+            Object::ClusterInformation(o) => replace(&mut self.information, name, o),
         }
     }
 
@@ -97,6 +103,7 @@ impl Cluster {
             Kind::Pod => self.pods.remove(name).is_some(),
             Kind::IpamBlock => self.blocks.remove(name).is_some(),
             Kind::BlockAffinity => self.affinities.remove(name).is_some(),
+            Kind::ClusterInformation => self.information.remove(name).is_some(),
         }
     }
 
@@ -110,6 +117,7 @@ impl Cluster {
             + self.pods.len()
             + self.blocks.len()
             + self.affinities.len()
+            + self.information.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -125,6 +133,11 @@ impl Cluster {
     pub fn all_nodes(&self) -> BTreeMap<&str, &Arc<Node>> {
         let both = self.kube_nodes.iter().chain(&self.nodes);
         both.map(|(name, node)| (name.as_str(), node)).collect()
+    }
+
+    /// What tells this cluster from others.
+    pub fn guid(&self) -> Option<&str> {
+        self.information.get("default").and_then(|i| i.guid.as_deref())
     }
 
     /// FelixConfiguration as it applies to the node that this daemon serves: its environment over the node's own object

@@ -6,6 +6,7 @@ use super::env::{EnvError, Environment};
 use super::model::{FelixConfiguration, Listen, Monitoring};
 use super::node::settings::Settings;
 use super::origins::Origins;
+use super::probe;
 use super::yaml::{self, Field, FieldError, SyntaxError};
 use std::fs;
 use std::io;
@@ -36,6 +37,8 @@ pub struct Config {
     pub xdp: Xdp,
     /// Goes over FelixConfiguration.
     pub monitoring: Monitoring,
+    /// How other nodes are measured.
+    pub probes: probe::Settings,
     /// What to install for container runtimes, if anything.
     pub cni: Option<CniInstall>,
     /// How the node describes itself in the datastore, where it does.
@@ -219,6 +222,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         "cni",
         "metrics",
         "health",
+        "probes",
     ])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
@@ -234,6 +238,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         calico: calico(&root.get("calico")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
         monitoring: Monitoring { metrics: listen(&root.get("metrics")?)?, health: listen(&root.get("health")?)? },
+        probes: probe::Settings::read(&root.get("probes")?, folder)?,
         cni: cni::read(&root.get("cni")?, folder)?,
         start: Settings::default(),
         felix: FelixConfiguration::default(),
@@ -356,6 +361,7 @@ mod tests {
             calico: Calico { dir: "/var/lib/calico".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
             monitoring: Monitoring::default(),
+            probes: probe::Settings::default(),
             cni: None,
             start: Settings::default(),
             felix: FelixConfiguration::default(),
@@ -369,7 +375,8 @@ mod tests {
         let c = parse(
             "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp, super-frames: off}\nworkloads: {driver: af-packet}\n\
              host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n\
-             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n",
+             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n\
+             probes: {enabled: false, interval: 1500ms, key-file: key}\n",
         )
         .unwrap();
         assert_eq!(c.node, "B");
@@ -377,6 +384,8 @@ mod tests {
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
         let metrics = Listen { enabled: Some(true), host: Some("10.0.0.1".into()), port: Some(9191) };
         assert_eq!((c.monitoring.metrics, c.monitoring.health.enabled), (metrics, Some(false)));
+        let probes = probe::Settings { enabled: false, interval: Duration::from_millis(1500), key_file: Some("/etc/tortie/key".into()) };
+        assert_eq!(c.probes, probes);
         assert_eq!((c.xdp.busy_poll, c.uplink.super_frames), (50, SuperFrames::Off));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
@@ -432,7 +441,7 @@ mod tests {
             ),
             (
                 "nodes: a\n",
-                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health",
+                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health, probes",
             ),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (
@@ -462,6 +471,8 @@ mod tests {
             (&format!("{MINIMAL}xdp: {{busy_poll: 1}}\n"), ":4: xdp.busy_poll: unknown key; one of mode, busy-poll"),
             (&format!("{MINIMAL}metrics: {{prot: 9091}}\n"), ":4: metrics.prot: unknown key; one of enabled, host, port"),
             (&format!("{MINIMAL}health: {{port: 70000}}\n"), ":4: health.port: a whole number from 1 to 65535 is required"),
+            (&format!("{MINIMAL}probes: {{interval: 10}}\n"), ":4: probes.interval: text is required, not the number 10"),
+            (&format!("{MINIMAL}probes: {{interval: 100ms}}\n"), ":4: probes.interval: \"100ms\" is not a time from 500ms to 3600s"),
             (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
             ("a: [\n", "not YAML"),
             ("", ": 0 YAML documents"),

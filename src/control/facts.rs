@@ -6,6 +6,7 @@ use super::desired::{Route, Vtep};
 use super::model::Monitoring;
 use super::plan::{self, Peer, PeerTotals};
 use super::ports::PortFact;
+use super::probe::Board;
 use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::flows::Entry;
@@ -250,6 +251,7 @@ pub struct Shared {
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
     tally: Tally,
+    probes: Arc<Board>,
     monitoring: watch::Sender<Monitoring>,
     /// What keeps a service from being offered, by the service.
     faults: RwLock<BTreeMap<&'static str, String>>,
@@ -265,6 +267,7 @@ impl Shared {
             counters,
             requests,
             tally: Tally::default(),
+            probes: Arc::default(),
             monitoring: watch::Sender::default(),
             faults: RwLock::default(),
         }
@@ -327,6 +330,11 @@ impl Shared {
         &self.tally
     }
 
+    /// What the probes of other nodes say.
+    pub fn probes(&self) -> &Arc<Board> {
+        &self.probes
+    }
+
     /// Where metrics and health are to be served, now and whenever that changes.
     pub fn monitoring(&self) -> watch::Receiver<Monitoring> {
         self.monitoring.subscribe()
@@ -351,11 +359,12 @@ impl Shared {
         }
     }
 
-    /// Everything that is wrong, one line each: what the facts say and what keeps services from being offered.
+    /// Everything that is wrong, one line each: what the facts and the probes say, and what keeps services from being
+    /// offered.
     pub fn problems(&self, facts: &Facts) -> Vec<String> {
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
-        facts.problems.iter().cloned().chain(own).collect()
+        facts.problems.iter().cloned().chain(own).chain(self.probes.summary().problems).collect()
     }
 
     /// Packets that took a route since it was installed; `None` beyond the counted ones.

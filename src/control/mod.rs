@@ -19,6 +19,7 @@ pub mod origins;
 pub mod pattern;
 pub mod plan;
 pub mod ports;
+pub mod probe;
 pub mod resources;
 pub mod selector;
 pub mod tally;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The keys of the configuration file.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 23] = [
     "node",
     "datastore.kind",
     "datastore.path",
@@ -33,6 +33,9 @@ const KEYS: [&str; 20] = [
     "health.enabled",
     "health.host",
     "health.port",
+    "probes.enabled",
+    "probes.interval",
+    "probes.key-file",
 ];
 
 /// What a configuration was put together from.
@@ -121,6 +124,12 @@ fn file_rows(config: &Config, uplink: &str) -> Vec<ConfigRow> {
         row("xdp.busy-poll", config.xdp.busy_poll.to_string(), of("xdp.busy-poll")),
     ]);
     out.extend(monitoring_rows(config));
+    let key = config.probes.key_file.as_ref().map_or("none: the cluster's GUID".into(), |p| path(p));
+    out.extend([
+        row("probes.enabled", config.probes.enabled.to_string(), of("probes.enabled")),
+        row("probes.interval", config.probes.interval_text(), of("probes.interval")),
+        row("probes.key-file", key, of("probes.key-file")),
+    ]);
     out
 }
 

@@ -7,6 +7,7 @@ use super::spec::{Encap, Node, Plan, netns_path};
 use super::sys::Capture;
 use crate::wire::vxlan;
 use etherparse::{IpNumber, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Pings from the first node's first pod to a pod on another node and returns the first request seen on the
@@ -25,13 +26,21 @@ pub fn one_packet(plan: &Plan) -> Result<Option<(String, Vec<u8>)>, LabError> {
         let mut buffer = [0u8; 2048];
         while Instant::now() < deadline {
             match capture.next(&mut buffer) {
-                Ok(n) if is_from_to(plan, a, b, &buffer[..n]) => return Some(buffer[..n].to_vec()),
+                Ok(n) if is_from_to(plan, a, b, &buffer[..n]) && is_between(from.address, dst.address, &buffer[..n]) => {
+                    return Some(buffer[..n].to_vec());
+                }
                 _ => {}
             }
         }
         None
     });
     Ok(frame.map(|f| (title, f)))
+}
+
+/// Whether a frame holds these two addresses, one behind the other: nodes send each other packets of their own, too.
+fn is_between(from: Ipv4Addr, to: Ipv4Addr, frame: &[u8]) -> bool {
+    let pair = [from.octets(), to.octets()].concat();
+    frame.windows(pair.len()).any(|w| w == pair)
 }
 
 /// Whether a frame carries a packet from node `a` to node `b` in the encapsulation between the two.

@@ -28,6 +28,7 @@ fn config(plan: &Plan, node: &Node) -> Value {
         "api": {"socket": node.socket(&s.name)},
         "calico": {"dir": node.dir(&s.name)},
         "xdp": {"mode": s.xdp.word()},
+        "probes": {"enabled": s.probes},
     })
 }
 

@@ -49,6 +49,11 @@ fn cluster(plan: &Plan) -> Vec<Value> {
             },
         }),
         json!({"apiVersion": V3, "kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": {}}),
+        // The probes' key is made of the GUID.
+        json!({
+            "apiVersion": V3, "kind": "ClusterInformation", "metadata": {"name": "default"},
+            "spec": {"clusterGUID": format!("tortie-lab-{}", plan.spec.name), "clusterType": "lab", "datastoreReady": true},
+        }),
     ]
 }
 

@@ -99,6 +99,9 @@ pub struct Spec {
     pub uplink: Uplink,
     pub xdp: Xdp,
     pub workers: u16,
+    /// Whether nodes measure each other.
+    #[serde(default)]
+    pub probes: bool,
     /// The engines' executable; `None`: that of this process.
     #[serde(default)]
     pub program: Option<PathBuf>,
@@ -119,6 +122,7 @@ impl Spec {
             uplink: Uplink::Auto,
             xdp: Xdp::Auto,
             workers: 1,
+            probes: true,
             program: None,
         }
     }

@@ -5,7 +5,7 @@ use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
-use super::view::{ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeersRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::future::Future;
@@ -37,10 +37,11 @@ pub enum Resource {
     Config,
     Activity,
     State,
+    Peers,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 11] = [
+    pub const ALL: [Resource; 12] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -52,6 +53,7 @@ impl Resource {
         Resource::Config,
         Resource::Activity,
         Resource::State,
+        Resource::Peers,
     ];
 
     /// Path of the resource in a request.
@@ -68,6 +70,7 @@ impl Resource {
             Resource::Config => "/v1/config",
             Resource::Activity => "/v1/activity",
             Resource::State => "/v1/state",
+            Resource::Peers => "/v1/peers",
         }
     }
 
@@ -87,6 +90,7 @@ impl Resource {
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
             Resource::Config => serde_json::to_vec(&s.config()),
+            Resource::Peers => serde_json::to_vec(&s.peers()),
             Resource::Activity => serde_json::to_vec(&s.activity()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
@@ -255,6 +259,10 @@ impl Client {
         self.get(Resource::Config)
     }
 
+    pub fn peers(&self) -> Result<PeersRow, ClientError> {
+        self.get(Resource::Peers)
+    }
+
     pub fn activity(&self) -> Result<ActivityRow, ClientError> {
         self.get(Resource::Activity)
     }
@@ -375,6 +383,9 @@ mod tests {
         }
         fn config(&self) -> Vec<ConfigRow> {
             vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]
+        }
+        fn peers(&self) -> PeersRow {
+            PeersRow::default()
         }
         fn status(&self) -> StatusRow {
             panic!("a source that fails must not take the API down")

@@ -2,8 +2,8 @@
 
 use super::replay::State;
 use super::view::{
-    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeerActivity, PortActivity, PortRow, StatusRow,
-    Traffic, WorkerActivity,
+    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeerActivity, PeersRow, PortActivity, PortRow,
+    StatusRow, Traffic, WorkerActivity,
 };
 use crate::control::facts::{PortTotals, PortUse, Shared, TapError};
 use crate::control::ports::PortFact;
@@ -29,6 +29,7 @@ pub trait Source: Send + Sync + 'static {
     /// What is counted; control is asked for names only.
     fn activity(&self) -> ActivityRow;
     fn config(&self) -> Vec<ConfigRow>;
+    fn peers(&self) -> PeersRow;
     /// The data plane's state; `None` if the control plane does not answer.
     fn state(&self) -> Option<State>;
     /// Starts to write down packets; blocks until the workers are told.
@@ -141,6 +142,10 @@ impl Source for Shared {
 
     fn config(&self) -> Vec<ConfigRow> {
         self.facts().config.clone()
+    }
+
+    fn peers(&self) -> PeersRow {
+        self.probes().rows()
     }
 
     fn status(&self) -> StatusRow {

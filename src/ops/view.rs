@@ -271,3 +271,57 @@ pub struct ConfigRow {
     /// `FILE:LINE`, `environment NAME`, `FelixConfiguration NAME`, `detected: ...`, `default`, or `ignored: ...`.
     pub source: String,
 }
+
+/// What the probes say of one other node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    pub node: String,
+    /// On the underlay.
+    pub address: Ipv4Addr,
+    /// Where probes go: the peer's tunnel address, or its own where it has none.
+    pub probed: Ipv4Addr,
+    /// vxlan, ipip or none.
+    pub encapsulation: String,
+    /// up, no-probes, measuring; or, with `problem`, lossy, damaged, small-only, one-way, other-key, wrong-vni, filtered,
+    /// not-listening, down, not-sent.
+    pub state: String,
+    pub problem: bool,
+    /// Small and full probes without an answer, of the last 64 of each.
+    pub loss_percent: Option<f64>,
+    pub full_loss_percent: Option<f64>,
+    /// Of the last 32 small probes that were answered, without the time that the peer took to answer.
+    pub rtt_last_ms: Option<f64>,
+    pub rtt_min_ms: Option<f64>,
+    pub rtt_mean_ms: Option<f64>,
+    /// Total length of a full probe: what pods may send.
+    pub full_bytes: u16,
+    /// Largest packet that passes; `null` while that is not known.
+    pub largest_bytes: Option<u16>,
+    /// Probes that the peer received damaged, and probes of the peer that arrived damaged here.
+    pub damaged_there: u64,
+    pub damaged_here: u64,
+    /// Seconds since the peer answered, and since it was heard of at all.
+    pub answered_s: Option<f64>,
+    pub heard_s: Option<f64>,
+    pub diagnosis: Option<String>,
+    pub remedy: Option<String>,
+}
+
+/// All other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeersRow {
+    /// Why there are no probes.
+    pub off: Option<String>,
+    /// Between two rounds to one peer: longer than configured where there are many peers.
+    pub interval_ms: u64,
+    /// Probes sent and answered, probes of others answered, and packets that were not taken: made with another key,
+    /// repeated or late, beyond the limit, damaged.
+    pub sent: u64,
+    pub answered: u64,
+    pub answers_sent: u64,
+    pub unauthenticated: u64,
+    pub stale: u64,
+    pub limited: u64,
+    pub damaged: u64,
+    pub peers: Vec<PeerRow>,
+}

@@ -4,6 +4,7 @@
 //! stays in its own file. [`open`] chooses among them.
 
 pub mod error;
+pub mod icmp;
 pub mod losses;
 pub mod mem;
 pub mod mmsg;

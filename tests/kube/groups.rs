@@ -29,7 +29,7 @@ fn synced(groups: Groups, objects: Vec<Value>) -> Bed {
 fn both_groups_give_the_same_state() {
     let (v1, v3) = (synced(Groups::V1, small()), synced(Groups::V3, small_v3()));
     assert_eq!(v1.cluster, v3.cluster);
-    assert_eq!(v1.cluster.len(), 9);
+    assert_eq!(v1.cluster.len(), 10);
     assert!(v3.problems().is_empty(), "{:?}", v3.problems());
 }
 

@@ -115,6 +115,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rcgen", &["src/testing/"]),
     // Manifests are read in control only; the tools write them.
     ("serde_saphyr", &["src/control/", "src/lab/", "src/cli/"]),
+    ("hmac", &["src/control/probe/"]),
     // Interface names by Calico's rule.
     ("sha1", &["src/control/", "src/lab/"]),
     ("prometheus", &["src/ops/metrics/"]),
@@ -158,6 +159,7 @@ const UNSAFE: &[&str] = &[
     "src/worker/mailbox.rs",
     "src/control/daemon/watch.rs",
     "src/worker/poll.rs",
+    "src/port/icmp.rs",
     "src/port/mmsg.rs",
     "src/port/nl.rs",
     "src/port/packet/",

@@ -204,6 +204,8 @@ impl Calculator {
                 Kind::Node | Kind::KubeNode => self.take_node(cluster, &key.name, touched),
                 Kind::IpamBlock => self.take_block(cluster, &key.name, touched),
                 Kind::BlockAffinity => self.take_claim(cluster, &key.name, touched),
+                // Says nothing about routes.
+                Kind::ClusterInformation => {}
                 Kind::WorkloadEndpoint => local |= self.take_endpoint(cluster, &key.name, touched),
                 Kind::Pod => local |= self.take_pod(cluster, &key.name, touched),
             }

@@ -6,6 +6,7 @@
 mod host;
 mod node;
 mod opener;
+mod probes;
 mod report;
 mod requests;
 mod start;
@@ -25,6 +26,7 @@ use super::netlink::{Changes, Netlink};
 use super::node::Task;
 use super::plan::{self, Inputs, Planner};
 use super::ports::{self, Fixed, PortManager};
+use super::probe::Prober;
 use crate::snapshot;
 use crate::worker::Event;
 use crate::worker::tap::Tap;
@@ -32,7 +34,7 @@ use opener::KernelOpener;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -154,6 +156,10 @@ struct Daemon {
     tap: Option<Arc<Tap>>,
     /// What this node says of itself, in the datastore and on this host.
     node: Task,
+    prober: Prober,
+    /// What is measured may be different from what was ordered; neighbours that did not answer then.
+    probes_dirty: bool,
+    failed_last: BTreeSet<Ipv4Addr>,
     dirty: Dirty,
     /// First state of the cluster is in force.
     in_sync: bool,
@@ -192,6 +198,7 @@ impl Daemon {
         let shared = Arc::new(Shared::new(facts, workers.counters(), sender));
         shared.set_monitoring(report::monitoring(&config, &cluster));
         shared.tally().resync();
+        let prober = Prober::start(shared.probes().clone(), workers.counters()).map_err(fail("start the probes"))?;
         let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster(Changed::All);
@@ -211,6 +218,9 @@ impl Daemon {
             requests,
             tap: None,
             node,
+            prober,
+            probes_dirty: true,
+            failed_last: BTreeSet::new(),
             dirty,
             in_sync: false,
             first_generation: u64::MAX,
@@ -282,6 +292,7 @@ impl Daemon {
             if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
                 tracing::warn!("neighbours: {e}");
             }
+            self.order_probes();
         }
         if self.dirty.since.is_some_and(|s| now >= s + FLUSH) {
             self.flush(now);
@@ -302,6 +313,7 @@ impl Daemon {
         }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
+        self.probes_dirty = true;
         let dirty = std::mem::take(&mut self.dirty);
         let mut changed = dirty.cluster;
         if !known {
@@ -350,6 +362,8 @@ impl Daemon {
             }
             if !self.in_sync {
                 self.in_sync = true;
+                // The probes are told at once.
+                self.next_housekeeping = Instant::now();
                 self.first_generation = self.planner.generation();
                 let d = self.calculator.desired();
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());
@@ -485,6 +499,8 @@ impl Daemon {
             self.dirty.wishes();
         }
         self.config.monitoring = new.monitoring;
+        self.config.probes = new.probes;
+        self.probes_dirty = true;
         self.report(&Delta::none());
         tracing::info!("configuration reloaded");
     }

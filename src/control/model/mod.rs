@@ -1,6 +1,7 @@
 //! Calico's and Kubernetes' objects as far as routing needs them, validated: what leaves this module is
 //! right in itself, field by field. Fields that are not read may hold anything.
 
+mod cluster_information;
 mod felix_configuration;
 mod fields;
 mod ip_pool;
@@ -10,6 +11,7 @@ mod node;
 mod pod;
 mod workload_endpoint;
 
+pub use cluster_information::ClusterInformation;
 pub use felix_configuration::{DEFAULT_MTU_LINKS, FelixConfiguration, RouteSource, SourceSpoofing};
 pub use ip_pool::{Encap, IpPool, Mode};
 pub use ipam::{Affinity, AffinityState, Allocation, BlockAffinity, IpamBlock};
@@ -37,6 +39,7 @@ pub enum Kind {
     Pod,
     IpamBlock,
     BlockAffinity,
+    ClusterInformation,
 }
 
 const CALICO: &str = "projectcalico.org/v3";
@@ -54,6 +57,7 @@ impl Kind {
             ("v1", "Pod") => Some(Kind::Pod),
             (CALICO | CALICO_STORED, "IPAMBlock") => Some(Kind::IpamBlock),
             (CALICO | CALICO_STORED, "BlockAffinity") => Some(Kind::BlockAffinity),
+            (CALICO | CALICO_STORED, "ClusterInformation") => Some(Kind::ClusterInformation),
             _ => None,
         }
     }
@@ -74,6 +78,7 @@ impl fmt::Display for Kind {
             Kind::Pod => "Pod",
             Kind::IpamBlock => "IPAMBlock",
             Kind::BlockAffinity => "BlockAffinity",
+            Kind::ClusterInformation => "ClusterInformation",
         })
     }
 }
@@ -103,6 +108,7 @@ pub enum Object {
     Pod(Arc<Pod>),
     IpamBlock(Arc<IpamBlock>),
     BlockAffinity(Arc<BlockAffinity>),
+    ClusterInformation(Arc<ClusterInformation>),
 }
 
 /// An object in a file, read or refused.
@@ -214,6 +220,7 @@ fn read(root: &Field, kind: Kind, namespace: &str, name: &str) -> Result<Object,
         Kind::Pod => Object::Pod(pod::read(root)?.into()),
         Kind::IpamBlock => Object::IpamBlock(ipam::block(root)?.into()),
         Kind::BlockAffinity => Object::BlockAffinity(ipam::block_affinity(root)?.into()),
+        Kind::ClusterInformation => Object::ClusterInformation(cluster_information::read(root)?.into()),
     })
 }
 

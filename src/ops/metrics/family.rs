@@ -68,6 +68,16 @@ families! {
     PEER_PACKETS = Counter "tortie_peer_packets_total" ["peer", "direction"] "Packets of another node, inner ones where there is a tunnel: to-peer, from-peer.";
     PEER_BYTES = Counter "tortie_peer_bytes_total" ["peer", "direction"] "Bytes of those packets, from the inner IP header on.";
     PEERS_OMITTED = Gauge "tortie_peers_omitted" [] "Other nodes beyond the 256 that have metrics of their own.";
+    PROBE_PEERS = Gauge "tortie_probe_peers" ["state"] "Other nodes by what the probes find; `tortie peers` explains each.";
+    PROBE_PROBLEMS = Gauge "tortie_probe_problems" [] "Other nodes that are not reached as they should be.";
+    PROBE_LOSS = Gauge "tortie_probe_loss_ratio" ["peer", "size"] "Probes without an answer among the last 64: small, full.";
+    PROBE_RTT = Gauge "tortie_probe_rtt_seconds" ["peer"] "Mean round trip of the last 32 small probes.";
+    PROBE_LARGEST = Gauge "tortie_probe_largest_bytes" ["peer"] "Largest packet that passes, where that is known.";
+    PROBE_SENT = Counter "tortie_probe_sent_total" [] "Probes sent.";
+    PROBE_ANSWERED = Counter "tortie_probe_answered_total" [] "Probes that were answered.";
+    PROBE_ANSWERS = Counter "tortie_probe_answers_sent_total" [] "Probes of other nodes that were answered here.";
+    PROBE_REFUSED = Counter "tortie_probe_refused_total" ["reason"] "Probes received and not taken: unauthenticated, stale, limited.";
+    PROBE_DAMAGED = Counter "tortie_probe_damaged_total" [] "Probes that arrived damaged, here or at a peer.";
     GENERATION = Gauge "tortie_fib_generation" [] "Generation of the snapshot in force.";
     ROUTES = Gauge "tortie_fib_routes" ["kind"] "Routes in the FIB.";
     VTEPS = Gauge "tortie_vteps" [] "Other nodes reachable over VXLAN.";

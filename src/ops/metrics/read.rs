@@ -5,7 +5,9 @@ use super::{Set, Value};
 use crate::control::facts::{Facts, PortTotals, Shared};
 use crate::control::plan::PeerTotals;
 use crate::control::ports::PortFact;
+use crate::control::probe::diagnose::State;
 use crate::drop::{DropReason, PuntReason};
+use crate::ops::view::PeerRow;
 use crate::port::losses;
 use crate::worker::Counters;
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ pub(super) fn all(shared: &Shared, out: &mut Set) {
     roles(&facts, &totals, out);
     pods(&totals, out);
     peers(shared, &facts, out);
+    probes(shared, out);
     fib(&facts, out);
     out.one(&f::FLOWS, facts.host_flows);
     felix(shared, &facts, out);
@@ -139,6 +142,31 @@ fn peers(shared: &Shared, facts: &Facts, out: &mut Set) {
     };
     out.add(&f::PEER_PACKETS, both(|t| [t.tx_packets, t.rx_packets]));
     out.add(&f::PEER_BYTES, both(|t| [t.tx_bytes, t.rx_bytes]));
+}
+
+/// The states are complete, so that sums over them are; single peers are bounded as for their packets.
+fn probes(shared: &Shared, out: &mut Set) {
+    let states = shared.probes().summary().states;
+    let rows = shared.probes().rows();
+    let problems: u64 = states.iter().filter(|(s, _)| s.is_problem()).map(|(_, n)| n).sum();
+    out.one(&f::PROBE_PROBLEMS, problems);
+    if rows.off.is_none() {
+        out.add(&f::PROBE_PEERS, State::ALL.iter().map(|s| ([s.name().to_owned()], states.get(s).copied().unwrap_or(0).into())));
+    }
+    let peers = || rows.peers.iter().take(PEERS);
+    let loss = |p: &PeerRow| {
+        let sample = |size: &str, loss: Option<f64>| loss.map(|l| ([p.node.clone(), size.to_owned()], Value::Number(l / 100.0)));
+        [sample("small", p.loss_percent), sample("full", p.full_loss_percent)].into_iter().flatten()
+    };
+    out.add(&f::PROBE_LOSS, peers().flat_map(loss));
+    out.add(&f::PROBE_RTT, peers().filter_map(|p| Some(([p.node.clone()], Value::Number(p.rtt_mean_ms? / 1000.0)))));
+    out.add(&f::PROBE_LARGEST, peers().filter_map(|p| Some(([p.node.clone()], u64::from(p.largest_bytes?).into()))));
+    out.one(&f::PROBE_SENT, rows.sent);
+    out.one(&f::PROBE_ANSWERED, rows.answered);
+    out.one(&f::PROBE_ANSWERS, rows.answers_sent);
+    let refused = [("unauthenticated", rows.unauthenticated), ("stale", rows.stale), ("limited", rows.limited)];
+    out.add(&f::PROBE_REFUSED, refused.map(|(reason, n)| ([reason.to_owned()], n.into())));
+    out.one(&f::PROBE_DAMAGED, rows.damaged);
 }
 
 fn fib(facts: &Facts, out: &mut Set) {

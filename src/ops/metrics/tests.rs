@@ -56,6 +56,7 @@ fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     facts.peers = (0..peers).map(|i| peer(i + 1)).collect();
     facts.vteps = vec![Vtep { node: "n2".into(), address: [10, 0, 0, 2].into(), tunnel_address: [10, 1, 0, 0].into(), mac: Mac([2; 6]) }];
     let shared = Shared::new(facts, vec![counters.clone()], tokio::sync::mpsc::unbounded_channel().0);
+    crate::control::probe::tests::measured(shared.probes(), peers as usize);
     // Nobody answers but the tests.
     shared.close();
     (Arc::new(shared), counters)
@@ -156,7 +157,10 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
     assert_eq!((count(&few, "tortie_pod_packets_total"), count(&many, "tortie_pod_packets_total")), (2, 2 * read::PODS));
     assert_eq!(count(&many, "tortie_peer_packets_total"), 2 * read::PEERS);
     assert_eq!((many["tortie_pods_omitted{}"], many["tortie_peers_omitted{}"]), (488.0, 744.0));
-    let others = |s: &BTreeMap<String, f64>| s.len() - count(s, "tortie_pod_") - count(s, "tortie_peer_");
+    assert_eq!((count(&few, "tortie_probe_rtt_seconds"), count(&many, "tortie_probe_rtt_seconds")), (1, read::PEERS));
+    let probes = ["tortie_probe_loss_ratio", "tortie_probe_rtt_seconds", "tortie_probe_largest_bytes"];
+    let probed = |s: &BTreeMap<String, f64>| probes.iter().map(|p| count(s, p)).sum::<usize>();
+    let others = |s: &BTreeMap<String, f64>| s.len() - count(s, "tortie_pod_") - count(s, "tortie_peer_") - probed(s);
     assert_eq!(others(&few), others(&many), "nothing else grows");
     // The help of the two gauges names the bounds.
     assert!(family::PODS_OMITTED.help.contains(&read::PODS.to_string()));

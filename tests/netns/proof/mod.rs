@@ -2,6 +2,7 @@
 //! the kernel's own VXLAN device as a peer.
 
 mod bench;
+mod crowd;
 mod faults;
 mod hops;
 mod kernel_peer;
@@ -9,6 +10,7 @@ mod lab;
 mod modes;
 mod order;
 mod pairs;
+mod probes;
 mod spoof;
 mod traffic;
 mod uplink;

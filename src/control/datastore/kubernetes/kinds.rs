@@ -49,7 +49,7 @@ impl Watched {
         }
     }
 
-    /// What the cluster's state calls it; ClusterInformation is no part of that.
+    /// What the cluster's state calls it; ClusterInformation is read in its own way.
     pub fn kind(self) -> Option<Kind> {
         match self {
             Watched::Node => Some(Kind::KubeNode),

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::group::{Group, rbac_rule};
 use super::kinds::{Scope, Watched};
-use crate::control::model::{self, Key, Object};
+use crate::control::model::{self, Key, Kind, Object};
 use crate::control::yaml::Field;
 use std::collections::{BTreeSet, HashSet};
 
@@ -132,11 +132,14 @@ impl Reading {
         }
     }
 
-    /// Only `default` counts, and its absence means ready.
+    /// Only `default` counts, and its absence means ready. The object itself is of use even if it says nothing of that.
     fn cluster_information(&mut self, root: &Field, deleted: bool) -> String {
         let text = |keys: &[&str]| root.at(keys).and_then(|f| f.text()).ok().flatten().unwrap_or_default().to_owned();
         let name = text(&["metadata", "name"]);
         if name == "default" {
+            let key = Key { kind: Kind::ClusterInformation, name: name.clone() };
+            let object = if deleted { None } else { model::object(root, key.kind).ok().and_then(|e| e.object.ok()) };
+            self.waiting.push(object.map_or_else(|| Delta::Gone(key.clone()), |object| Delta::Put(key.clone(), object)));
             let ready = if deleted { Ok(None) } else { root.at(&["spec", "datastoreReady"]).and_then(|f| f.boolean()) };
             match ready {
                 Ok(ready) => {
@@ -154,6 +157,7 @@ impl Reading {
         let gone: Vec<String> = self.held.iter().chain(&self.faulty).filter(|name| !seen.contains(*name)).cloned().collect();
         gone.iter().for_each(|name| self.gone(name));
         if self.kind == Watched::ClusterInformation && !seen.contains("default") {
+            self.waiting.push(Delta::Gone(Key { kind: Kind::ClusterInformation, name: "default".into() }));
             self.waiting.push(Delta::Ready(true));
         }
         self.was_complete = true;
