@@ -3,6 +3,8 @@
 //!
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
+mod conflicts;
+mod guard;
 mod host;
 mod node;
 mod opener;
@@ -15,6 +17,7 @@ mod workers;
 use super::calc::Calculator;
 use super::cluster::{Changed, Cluster};
 use super::config::{self, Config, WorkloadDriver};
+use super::conflict::{Conflicts, Home, Source};
 use super::datastore::{self, Store};
 use super::desired::Delta;
 use super::env::Environment;
@@ -160,8 +163,12 @@ struct Daemon {
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
     host: host::Host,
-    /// Of the calculation, and all others.
-    told: [BTreeSet<String>; 2],
+    guard: guard::Guard,
+    suspects: conflicts::Suspects,
+    home: Home,
+    conflicts: Conflicts,
+    /// Of the calculation, all others, and conflicts.
+    told: [BTreeSet<String>; 3],
 }
 
 fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
@@ -207,6 +214,10 @@ impl Daemon {
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
             host: host::Host::default(),
+            guard: guard::Guard::default(),
+            suspects: conflicts::Suspects::default(),
+            home: Home::default(),
+            conflicts: Conflicts::default(),
             told: Default::default(),
             config,
         })
@@ -270,6 +281,7 @@ impl Daemon {
             if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
                 tracing::warn!("neighbours: {e}");
             }
+            self.look_for_conflicts(now);
         }
         if self.dirty.since.is_some_and(|s| now >= s + FLUSH) {
             self.flush(now);
@@ -290,6 +302,7 @@ impl Daemon {
         }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
+        self.guard_host_device(now);
         let dirty = std::mem::take(&mut self.dirty);
         let mut changed = dirty.cluster;
         if !known {
@@ -301,7 +314,15 @@ impl Daemon {
         if changed != Changed::none() {
             self.shared.tally().calculations.add(started.elapsed());
         }
+        if delta.has_warnings() {
+            self.conflicts.set(Source::Cluster, self.calculator.desired().conflicts.clone(), now, self.shared.tally());
+        }
         let desired = self.calculator.desired();
+        if let Some(node) = &desired.node
+            && let Some(conflict) = self.home.look(&node.name, node.address.addr(), self.netlink.view())
+        {
+            self.conflicts.sight(conflict, now, self.shared.tally());
+        }
         if let Some(node) = &desired.node
             && (dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
         {
@@ -322,6 +343,7 @@ impl Daemon {
             }
         }
         self.reconcile_host(&delta, &dirty.host, &known);
+        self.host_touched(now);
         self.report(&delta);
     }
 
@@ -337,6 +359,7 @@ impl Daemon {
             }
             if !self.in_sync {
                 self.in_sync = true;
+                self.shared.tally().set_in_sync();
                 self.first_generation = self.planner.generation();
                 let d = self.calculator.desired();
                 tracing::info!("in sync: {} routes, {} endpoints, {} other nodes", d.routes.len(), d.endpoints.len(), d.senders.len());
@@ -394,6 +417,7 @@ impl Daemon {
                         self.dirty.plan();
                     }
                 }
+                Event::Claimed(claim) => self.claimed(&claim, now),
                 Event::Panicked { worker, message } => self.replace_worker(worker, message, now)?,
             }
         }

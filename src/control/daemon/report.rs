@@ -43,6 +43,14 @@ impl Daemon {
         }
         let others = self.other_problems().collect();
         tell(&mut self.told[1], others);
+        self.report_conflicts();
+    }
+
+    /// Logs conflicts that are new and those that are over, and has them written to the cluster.
+    pub(super) fn report_conflicts(&mut self) {
+        let all = self.conflicts.present().map(|p| format!("conflict: {}", p.line)).collect();
+        tell(&mut self.told[2], all);
+        self.announce_conflicts();
     }
 
     /// Problems that are not the calculation's.

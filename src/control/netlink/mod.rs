@@ -163,6 +163,31 @@ impl Netlink {
         self.request(RouteNetlinkMessage::SetLink(m), 0)
     }
 
+    /// Sets an interface down.
+    pub fn set_down(&mut self, dev: u32) -> io::Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = dev;
+        m.header.change_mask = LinkFlags::Up;
+        self.request(RouteNetlinkMessage::SetLink(m), 0)
+    }
+
+    /// Gives an interface another name. Kernels before 6.2 refuse that while it is up (EBUSY).
+    pub fn rename(&mut self, dev: u32, name: &str) -> io::Result<()> {
+        self.set_link(dev, LinkAttribute::IfName(name.into()))
+    }
+
+    /// Takes an interface out of the bridge, bond or VRF that it is part of.
+    pub fn release(&mut self, dev: u32) -> io::Result<()> {
+        self.set_link(dev, LinkAttribute::Controller(0))
+    }
+
+    fn set_link(&mut self, dev: u32, attribute: LinkAttribute) -> io::Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = dev;
+        m.attributes.push(attribute);
+        self.request(RouteNetlinkMessage::SetLink(m), 0)
+    }
+
     /// Removes an interface. That it is gone already is no error.
     pub fn del_link(&mut self, dev: u32) -> io::Result<()> {
         let mut m = LinkMessage::default();

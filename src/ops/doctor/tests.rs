@@ -18,7 +18,7 @@ impl Fake {
         fs::create_dir(root.join("manifests")).unwrap();
         fs::write(root.join("node.yaml"), CONFIG).unwrap();
         let mut view = View::default();
-        let link = Link { index: 2, name: "eth0".into(), mac: Some(Mac([2; 6])), mtu: 1500, up: true, running: true };
+        let link = Link { index: 2, name: "eth0".into(), mac: Some(Mac([2; 6])), mtu: 1500, up: true, running: true, master: None };
         view.links.insert(2, link);
         view.addresses.insert((2, "10.0.0.1/24".parse().unwrap()));
         let works = |name| Probe { name, result: Ok(()) };
@@ -186,7 +186,7 @@ fn mtu_arithmetic_and_the_kernels_devices() {
     f.put("var/lib/calico/mtu", "1500");
     assert!(f.worst("MTU").2.contains("write 1450 into it"));
     assert_eq!(f.worst("problem").1, "x: y");
-    let link = |index, name: &str, up| Link { index, name: name.into(), mac: None, mtu: 1450, up, running: up };
+    let link = |index, name: &str, up| Link { index, name: name.into(), mac: None, mtu: 1450, up, running: up, master: None };
     f.machine.view.links.insert(7, link(7, "tunl0", true));
     assert_eq!(f.worst("kernel tunnels").0, State::Note);
     f.machine.view.addresses.insert((7, "10.244.0.1/32".parse().unwrap()));
