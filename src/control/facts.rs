@@ -2,6 +2,7 @@
 //! cost nothing for it. Counters are read live from the workers.
 
 use super::cluster::Cluster;
+use super::conflict;
 use super::desired::{Route, Vtep};
 use super::model::Monitoring;
 use super::plan;
@@ -9,7 +10,7 @@ use super::ports::PortFact;
 use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::frame::PortId;
-use crate::ops::view::ConfigRow;
+use crate::ops::view::{ConfigRow, ConflictRow};
 use crate::snapshot::Snapshot;
 use crate::wire::Mac;
 use crate::worker::Counters;
@@ -38,9 +39,8 @@ pub struct RouteFact {
     /// Longest packet, bytes; `None` where nothing is sent.
     pub mtu: Option<u16>,
     pub id: AdjId,
-    /// The adjacency's count when the route got it, and when the route began to send to its node.
+    /// The adjacency's count when the route got it.
     pub base: u64,
-    pub node_base: u64,
 }
 
 /// One neighbour.
@@ -87,17 +87,32 @@ pub struct Facts {
     pub ports: Vec<PortFact>,
     pub endpoints: Vec<EndpointFact>,
     pub problems: Vec<String>,
+    pub conflicts: Vec<ConflictRow>,
+    /// Every setting with where it comes from.
+    pub config: Vec<ConfigRow>,
+}
+
+/// What metrics are made from besides counters: no more than that, as it is asked for every few seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub generation: u64,
+    pub ports: Vec<PortFact>,
+    /// What ports that are gone had done, by role.
+    pub past_ports: BTreeMap<&'static str, PortTotals>,
+    /// Packets sent to each other node, since it is one.
+    pub peers: BTreeMap<Arc<str>, u64>,
+    /// Routes in force by kind.
+    pub routes: BTreeMap<&'static str, u64>,
+    pub vteps: usize,
+    pub pod_mtu: Option<u16>,
+    pub problems: usize,
+    /// Conflicts that are not over, by kind.
+    pub conflicts: [u64; conflict::Kind::ALL.len()],
     /// Cluster-wide: nodes, and workloads that have an address.
     pub nodes: usize,
     pub workloads: usize,
     /// Routes of ours in the kernel's main table.
     pub host_routes: usize,
-    /// What ports that are gone had done, by role.
-    pub past_ports: BTreeMap<&'static str, PortTotals>,
-    /// Packets that took routes that are gone, by the node they led to.
-    pub past_peers: BTreeMap<String, u64>,
-    /// Every setting with where it comes from.
-    pub config: Vec<ConfigRow>,
 }
 
 /// A port in use and the interface that it is on.
@@ -155,11 +170,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Facts and counters, shared with those who look.
 pub struct Shared {
-    state: Mutex<State>,
+    node: String,
+    facts: Question<Facts>,
+    figures: Question<Figures>,
     /// Somebody asks.
     asked: Notify,
-    /// There is an answer, or there will be none any more.
-    answered: Condvar,
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
     tally: Tally,
@@ -168,23 +183,75 @@ pub struct Shared {
     faults: RwLock<BTreeMap<&'static str, String>>,
 }
 
-struct State {
-    facts: Arc<Facts>,
-    /// Questions so far, and how many of them `facts` is younger than.
+/// What the control plane is asked for.
+struct Question<T> {
+    state: Mutex<State<T>>,
+    /// There is an answer, or there will be none any more.
+    answered: Condvar,
+}
+
+struct State<T> {
+    last: Arc<T>,
+    /// Questions so far, and how many of them `last` is younger than.
     questions: u64,
     answers: u64,
     /// Nobody answers.
     closed: bool,
 }
 
+impl<T> Question<T> {
+    /// With the answer that holds until the first one.
+    fn new(first: T) -> Question<T> {
+        let state = State { last: Arc::new(first), questions: 0, answers: 0, closed: false };
+        Question { state: Mutex::new(state), answered: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an answer that is younger than the question.
+    fn ask(&self, asked: &Notify) -> Arc<T> {
+        let mut state = self.lock();
+        state.questions += 1;
+        let question = state.questions;
+        asked.notify_one();
+        let open = |s: &mut State<T>| s.answers < question && !s.closed;
+        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
+        state.last.clone()
+    }
+
+    /// Answers all who asked so far, if somebody did.
+    fn answer(&self, make: impl FnOnce() -> T) {
+        let (questions, answers) = {
+            let state = self.lock();
+            (state.questions, state.answers)
+        };
+        if questions > answers {
+            self.set(questions, make());
+        }
+    }
+
+    fn set(&self, questions: u64, answer: T) {
+        let mut state = self.lock();
+        (state.last, state.answers) = (Arc::new(answer), questions);
+        self.answered.notify_all();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.answered.notify_all();
+    }
+}
+
 impl Shared {
     /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
-        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, closed: false };
         Shared {
-            state: Mutex::new(state),
+            node: facts.node.clone(),
+            facts: Question::new(facts),
+            figures: Question::new(Figures::default()),
             asked: Notify::new(),
-            answered: Condvar::new(),
             counters,
             requests,
             tally: Tally::default(),
@@ -208,19 +275,19 @@ impl Shared {
         receiver.recv_timeout(ANSWER_WAIT).unwrap_or(Err(TapError::Silent))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// This node's name.
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// The state as it is. Waits for the control plane: not to be called from its own thread.
     pub fn facts(&self) -> Arc<Facts> {
-        let mut state = self.lock();
-        state.questions += 1;
-        let question = state.questions;
-        self.asked.notify_one();
-        let open = |s: &mut State| s.answers < question && !s.closed;
-        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
-        state.facts.clone()
+        self.facts.ask(&self.asked)
+    }
+
+    /// What metrics need of it. Waits likewise.
+    pub fn figures(&self) -> Arc<Figures> {
+        self.figures.ask(&self.asked)
     }
 
     /// Until somebody asks. Cancel-safe.
@@ -228,19 +295,26 @@ impl Shared {
         self.asked.notified().await;
     }
 
-    /// Answers all who asked so far.
-    pub fn answer(&self, facts: impl FnOnce() -> Facts) {
-        let questions = self.lock().questions;
-        let facts = Arc::new(facts());
-        let mut state = self.lock();
-        (state.facts, state.answers) = (facts, questions);
-        self.answered.notify_all();
+    /// Answers all who asked for facts so far.
+    pub fn answer_facts(&self, facts: impl FnOnce() -> Facts) {
+        self.facts.answer(facts);
     }
 
-    /// No answers any more: the last one stands.
+    /// Answers all who asked for figures so far.
+    pub fn answer_figures(&self, figures: impl FnOnce() -> Figures) {
+        self.figures.answer(figures);
+    }
+
+    /// Answers without a question, for tests.
+    #[cfg(test)]
+    pub fn set_figures(&self, figures: Figures) {
+        self.figures.set(0, figures);
+    }
+
+    /// No answers any more: the last ones stand.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.answered.notify_all();
+        self.facts.close();
+        self.figures.close();
     }
 
     /// One per worker.
@@ -284,14 +358,14 @@ impl Shared {
         facts.problems.iter().cloned().chain(own).collect()
     }
 
+    /// How many services are not offered.
+    pub fn faults(&self) -> usize {
+        self.faults.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Packets that took a route since it was installed; `None` beyond the counted ones.
     pub fn packets(&self, route: &RouteFact) -> Option<u64> {
         plan::hits(&self.counters, route.id).map(|n| n.saturating_sub(route.base))
-    }
-
-    /// Packets that took a route since it leads to its node; 0 beyond the counted ones.
-    pub fn packets_to_node(&self, route: &RouteFact) -> u64 {
-        plan::hits(&self.counters, route.id).map_or(0, |n| n.saturating_sub(route.node_base))
     }
 }
 
@@ -353,11 +427,20 @@ mod tests {
             let asks = thread::spawn(move || asker.facts().generation);
             runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
-                shared.answer(|| Facts { generation, ..Facts::default() });
+                shared.answer_figures(|| panic!("nobody asked for figures"));
+                shared.answer_facts(|| Facts { generation, ..Facts::default() });
+            });
+            assert_eq!(asks.join().unwrap(), generation);
+            let asker = shared.clone();
+            let asks = thread::spawn(move || asker.figures().generation);
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
+                shared.answer_facts(|| panic!("nobody asked for facts"));
+                shared.answer_figures(|| Figures { generation, ..Figures::default() });
             });
             assert_eq!(asks.join().unwrap(), generation);
         }
         shared.close();
-        assert_eq!(shared.facts().generation, 49, "the last answer stands");
+        assert_eq!((shared.facts().generation, shared.figures().generation), (49, 49), "the last answers stand");
     }
 }

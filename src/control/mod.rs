@@ -1,6 +1,7 @@
 //! The control plane: from the cluster's state to one snapshot. Nothing here is on a packet's way.
 
 pub mod calc;
+pub mod capabilities;
 pub mod cluster;
 pub mod cni;
 pub mod config;

@@ -157,6 +157,25 @@ pub struct StatusRow {
     pub pod_mtu: Option<u16>,
     /// Objects that are not in force, and why; warnings of the route calculation.
     pub problems: Vec<String>,
+    pub conflicts: Vec<ConflictRow>,
+}
+
+/// Two that claim what only one can have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictRow {
+    /// node-name, node-address, tunnel-address, vtep-mac, block or interface.
+    pub kind: String,
+    /// What is claimed.
+    pub subject: String,
+    /// Who claims it.
+    pub parties: Vec<String>,
+    /// What was found, and what follows from it.
+    pub found: String,
+    pub remedy: String,
+    /// How often it was seen.
+    pub times: u64,
+    /// Since it was seen first, seconds.
+    pub age: u64,
 }
 
 /// One pod of this node.

@@ -57,10 +57,6 @@ impl Nodes {
         self.all.get(name)
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all.keys()
-    }
-
     /// The nodes that say they have this underlay address.
     pub fn claimants(&self, address: Ipv4Addr) -> impl Iterator<Item = &Arc<str>> {
         self.claims.get(&address).into_iter().flatten()

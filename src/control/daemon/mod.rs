@@ -4,6 +4,7 @@
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
 mod conflicts;
+mod figures;
 mod guard;
 mod host;
 mod node;
@@ -167,6 +168,8 @@ struct Daemon {
     suspects: conflicts::Suspects,
     home: Home,
     conflicts: Conflicts,
+    /// Of the cluster's state, if somebody asked for it since it changed.
+    census: Option<figures::Census>,
     /// Of the calculation, all others, and conflicts.
     told: [BTreeSet<String>; 3],
 }
@@ -218,6 +221,7 @@ impl Daemon {
             suspects: conflicts::Suspects::default(),
             home: Home::default(),
             conflicts: Conflicts::default(),
+            census: None,
             told: Default::default(),
             config,
         })
@@ -246,7 +250,11 @@ impl Daemon {
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
                 changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
-                () = self.shared.asked() => self.shared.answer(|| self.facts()),
+                () = self.shared.asked() => {
+                    let shared = self.shared.clone();
+                    shared.answer_facts(|| self.facts());
+                    shared.answer_figures(|| self.figures());
+                }
                 () = self.node.changed() => self.report(&Delta::none()),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
@@ -313,6 +321,7 @@ impl Daemon {
         let delta = self.calculator.update(&self.cluster, &changed);
         if changed != Changed::none() {
             self.shared.tally().calculations.add(started.elapsed());
+            self.census = None;
         }
         if delta.has_warnings() {
             self.conflicts.set(Source::Cluster, self.calculator.desired().conflicts.clone(), now, self.shared.tally());

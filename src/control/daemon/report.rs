@@ -3,35 +3,19 @@
 use super::Daemon;
 use crate::control::cluster::Cluster;
 use crate::control::config::Config;
+use crate::control::conflict::Present;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
 use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
-use crate::control::model::{Monitoring, Pod, WorkloadEndpoint};
-use crate::control::netlink::{NeighState, routes};
+use crate::control::model::Monitoring;
+use crate::control::netlink::NeighState;
 use crate::control::origins;
 use crate::control::plan;
 use crate::control::ports::{Key, PortFact, Wish};
 use crate::frame::PortId;
+use crate::ops::view::ConflictRow;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-
-/// How large the cluster is.
-struct Census {
-    nodes: usize,
-    /// WorkloadEndpoints, and Pods with an address of their own that have none.
-    workloads: usize,
-}
-
-impl Census {
-    fn of(cluster: &Cluster) -> Census {
-        let pod = |e: &WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
-        let with_endpoint: BTreeSet<String> = cluster.endpoints.values().filter_map(|e| pod(e)).collect();
-        let counts = |(name, p): &(&String, &Arc<Pod>)| !p.host_network && !p.addresses.is_empty() && !with_endpoint.contains(*name);
-        let alone = cluster.pods.iter().filter(counts).count();
-        Census { nodes: cluster.all_nodes().len(), workloads: cluster.endpoints.len() + alone }
-    }
-}
 
 impl Daemon {
     /// Logs problems that are new and those that are over; says where metrics and health are to be served.
@@ -54,23 +38,28 @@ impl Daemon {
     }
 
     /// Problems that are not the calculation's.
-    fn other_problems(&self) -> impl Iterator<Item = String> {
+    pub(super) fn other_problems(&self) -> impl Iterator<Item = String> {
         let store = self.store.problems().iter().map(ToString::to_string);
         let own: Vec<String> = self.node.report().problems().cloned().collect();
         store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned()).chain(own)
+    }
+
+    /// Ports with the pods that they are for.
+    pub(super) fn port_facts(&self) -> Vec<PortFact> {
+        let mut ports = self.ports.facts();
+        for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
+            if let Some(e) = self.calculator.desired().endpoints.get(name.as_str()) {
+                name.clone_from(&e.workload);
+            }
+        }
+        ports
     }
 
     /// What is in force now.
     pub(super) fn facts(&self) -> Facts {
         let desired = self.calculator.desired();
         let node = desired.node.as_ref();
-        let mut ports = self.ports.facts();
-        for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
-            if let Some(e) = desired.endpoints.get(name.as_str()) {
-                name.clone_from(&e.workload);
-            }
-        }
-        let census = Census::of(&self.cluster);
+        let ports = self.port_facts();
         Facts {
             node: self.config.node.clone(),
             uplink: self.config.uplink.interface.clone(),
@@ -87,11 +76,7 @@ impl Daemon {
             endpoints: self.endpoints(),
             config: origins::rows(&self.config, &self.cluster, &self.node.report(), self.pod_mtu()),
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
-            nodes: census.nodes,
-            workloads: census.workloads,
-            host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
-            past_ports: self.ports.past().clone(),
-            past_peers: self.planner.past(),
+            conflicts: self.conflicts.present().map(conflict_row).collect(),
         }
     }
 
@@ -111,7 +96,6 @@ impl Daemon {
             mtu: plan::sends(self.planner.adjacency(i)).then_some(self.planner.adjacency(i).mtu).filter(|m| *m != u16::MAX),
             id: i.id,
             base: i.base,
-            node_base: i.node_base,
         };
         self.planner.installed().iter().map(row).collect()
     }
@@ -184,6 +168,19 @@ impl Daemon {
             }
         }
         out
+    }
+}
+
+fn conflict_row(p: &Present) -> ConflictRow {
+    let c = &p.conflict;
+    ConflictRow {
+        kind: c.kind.name().into(),
+        subject: c.subject.clone(),
+        parties: c.parties.clone(),
+        found: c.found.clone(),
+        remedy: c.remedy.clone(),
+        times: p.times,
+        age: p.since.elapsed().map_or(0, |d| d.as_secs()),
     }
 }
 

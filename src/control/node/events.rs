@@ -105,7 +105,8 @@ pub async fn keep<O: Objects>(objects: &O, node: &str, mut sightings: watch::Rec
             let known = before.map_or(0, |w| w.times);
             match write(objects, node, s, s.times.saturating_sub(known)).await {
                 Ok(()) => {
-                    (retry, _) = (RETRY, say(None));
+                    retry = RETRY;
+                    say(None);
                     written.insert(name, Written { times: s.times, at: Instant::now() });
                 }
                 Err(e) => {

@@ -11,6 +11,7 @@ use super::view::StatusRow;
 use crate::control::config::{Config, ConfigError};
 use crate::control::env::Environment;
 use crate::control::netlink::{Link, Netlink, View};
+use crate::control::processes;
 use crate::port::probe::Probe;
 use crate::port::{probe, sys};
 use serde::Serialize;
@@ -121,17 +122,7 @@ impl Machine {
 
     /// Processes in this network namespace, by number, with their names (15 characters at most).
     fn processes(&self) -> Vec<(u32, String)> {
-        let Ok(entries) = fs::read_dir(self.root.join("proc")) else { return Vec::new() };
-        let namespace = |pid: &str| fs::read_link(self.root.join("proc").join(pid).join("ns/net")).ok();
-        let own = namespace("self");
-        let mut out: Vec<(u32, String)> = entries
-            .flatten()
-            .filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok())
-            .filter(|pid| own.is_none() || namespace(&pid.to_string()) == own)
-            .filter_map(|pid| Some((pid, self.read(&format!("proc/{pid}/comm"))?)))
-            .collect();
-        out.sort_unstable();
-        out
+        processes::here(&self.root)
     }
 
     fn runs(&self, name: &str) -> Option<u32> {

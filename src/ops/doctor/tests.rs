@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::view::ConflictRow;
 use crate::wire::Mac;
 use std::os::unix::fs::symlink;
 
@@ -182,10 +183,20 @@ fn mtu_arithmetic_and_the_kernels_devices() {
         tunnel_address: None,
         pod_mtu: Some(1450),
         problems: vec!["x: y".into()],
+        conflicts: vec![ConflictRow {
+            kind: "vtep-mac".into(),
+            subject: "66:00:00:00:00:01".into(),
+            parties: vec!["node a".into(), "node b".into()],
+            found: "both".into(),
+            remedy: "change one".into(),
+            times: 1,
+            age: 0,
+        }],
     });
     f.put("var/lib/calico/mtu", "1500");
     assert!(f.worst("MTU").2.contains("write 1450 into it"));
     assert_eq!(f.worst("problem").1, "x: y");
+    assert_eq!(f.worst("conflict"), (State::Failure, "vtep-mac 66:00:00:00:00:01: node a and node b: both".into(), "change one".into()));
     let link = |index, name: &str, up| Link { index, name: name.into(), mac: None, mtu: 1450, up, running: up, master: None };
     f.machine.view.links.insert(7, link(7, "tunl0", true));
     assert_eq!(f.worst("kernel tunnels").0, State::Note);

@@ -1,13 +1,10 @@
 use super::family::ALL;
 use super::*;
-use crate::control::desired::{Route, Vtep};
-use crate::control::facts::{Facts, PortTotals, RouteFact};
+use crate::control::facts::{Facts, Figures, PortTotals};
 use crate::control::ports::{Losses, PortFact};
 use crate::drop::DropReason;
-use crate::fib::AdjId;
 use crate::frame::PortId;
 use crate::port::losses::{Kind, Observed};
-use crate::wire::Mac;
 use crate::worker::Counters;
 use prometheus_parse::{Scrape, Value as Parsed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,27 +26,18 @@ fn port(id: u16, role: &'static str, workload: Option<String>) -> PortFact {
     }
 }
 
-fn route(id: u32, node: &str) -> RouteFact {
-    RouteFact {
-        prefix: format!("10.{}.{}.0/26", id >> 8, id & 0xff).parse().unwrap(),
-        route: Route::Ipip { node: node.into(), address: [10, 0, 0, 1].into() },
-        port: None,
-        mtu: None,
-        id: AdjId(id),
-        base: 0,
-        node_base: 0,
-    }
-}
-
 /// A node with this many pods and peers.
 fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
-    let mut facts = Facts { node: "n1".into(), in_sync: true, generation: 7, pod_mtu: Some(1450), ..Facts::default() };
-    facts.ports = vec![port(0, "uplink", None), port(1, "host", None)];
-    facts.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
-    facts.routes = (0..peers).map(|i| route(i + 1, &format!("peer-{i:04}"))).collect();
-    facts.vteps = vec![Vtep { node: "n2".into(), address: [10, 0, 0, 2].into(), tunnel_address: [10, 1, 0, 0].into(), mac: Mac([2; 6]) }];
+    let facts = Facts { node: "n1".into(), ..Facts::default() };
+    let mut figures = Figures { generation: 7, pod_mtu: Some(1450), vteps: 1, ..Figures::default() };
+    figures.ports = vec![port(0, "uplink", None), port(1, "host", None)];
+    figures.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
+    figures.peers = (0..peers).map(|i| (format!("peer-{i:04}").into(), 5)).collect();
+    figures.routes.insert("ipip", peers.into());
     let shared = Shared::new(facts, vec![counters.clone()], tokio::sync::mpsc::unbounded_channel().0);
+    shared.set_figures(figures);
+    shared.tally().set_in_sync();
     // Nobody answers but the tests.
     shared.close();
     (Arc::new(shared), counters)
@@ -86,9 +74,9 @@ fn names(scrape: &BTreeMap<String, f64>) -> BTreeSet<String> {
 fn an_independent_reader_finds_every_declared_metric_and_no_other() {
     let (shared, _) = sample(3, 2);
     let socket = Observed::new(UdpSocket::bind("127.0.0.1:0").unwrap().into());
-    let mut facts = (*shared.facts()).clone();
-    facts.ports[0].losses = Losses(Arc::new([socket.reader(Kind::Buffer)]));
-    shared.answer(|| facts);
+    let mut figures = (*shared.figures()).clone();
+    figures.ports[0].losses = Losses(Arc::new([socket.reader(Kind::Buffer)]));
+    shared.set_figures(figures);
     let found = names(&scrape(&Metrics::new(shared)));
     let own: BTreeSet<&str> = found.iter().map(String::as_str).filter(|n| !n.starts_with("process_")).collect();
     assert_eq!(own, ALL.iter().map(|f| f.name).collect::<BTreeSet<_>>());
@@ -103,7 +91,6 @@ fn counters_are_read_live_and_named_by_prometheus_rules() {
     counters.count_drop(DropReason::NoRoute, 3);
     counters.port(PortId(2)).rx_bytes.add(1000);
     counters.port(PortId(2)).tx_frames.add(4);
-    counters.hit(AdjId(1));
     counters.turns.add(5);
     let after = scrape(&metrics);
     let grown = |key: &str| after[key] - before[key];
@@ -115,7 +102,7 @@ fn counters_are_read_live_and_named_by_prometheus_rules() {
     assert_eq!(grown(&format!("tortie_pod_bytes_total{}", pod("from-pod"))), 1000.0);
     assert_eq!(grown(&format!("tortie_pod_packets_total{}", pod("to-pod"))), 4.0);
     assert_eq!(grown("tortie_port_bytes_total{\"direction\": \"received\", \"role\": \"workload\"}"), 1000.0);
-    assert_eq!(grown("tortie_peer_packets_total{\"peer\": \"peer-0000\"}"), 1.0);
+    assert_eq!(after["tortie_peer_packets_total{\"peer\": \"peer-0000\"}"], 5.0);
     assert_eq!(grown("tortie_worker_turns_total{\"worker\": \"0\"}"), 5.0);
     for f in ALL.iter().filter(|f| f.name.starts_with("tortie_")) {
         assert_eq!(f.name.ends_with("_total"), f.kind == Type::Counter, "{}", f.name);
@@ -123,25 +110,19 @@ fn counters_are_read_live_and_named_by_prometheus_rules() {
 }
 
 #[test]
-fn sums_of_a_role_and_of_a_peer_survive_what_they_summed() {
+fn the_sum_of_a_role_survives_what_it_summed() {
     let (shared, counters) = sample(2, 1);
     let metrics = Metrics::new(shared.clone());
     counters.port(PortId(2)).rx_frames.add(10);
     counters.port(PortId(3)).rx_frames.add(1);
-    counters.hit(AdjId(1));
-    let key = [
-        "tortie_port_packets_total{\"direction\": \"received\", \"role\": \"workload\"}",
-        "tortie_peer_packets_total{\"peer\": \"peer-0000\"}",
-    ];
-    let before = key.map(|k| scrape(&metrics)[k]);
-    // The first pod goes, and what it did is noted as the port manager does; the route is replaced by another.
-    let mut facts = (*shared.facts()).clone();
-    facts.ports.retain(|p| p.id != PortId(2));
-    facts.past_ports.insert("workload", PortTotals { rx_frames: 10, ..PortTotals::default() });
-    facts.routes = vec![route(2, "peer-0000")];
-    facts.past_peers.insert("peer-0000".into(), 1);
-    shared.answer(|| facts);
-    assert_eq!(key.map(|k| scrape(&metrics)[k]), before);
+    let key = "tortie_port_packets_total{\"direction\": \"received\", \"role\": \"workload\"}";
+    let before = scrape(&metrics)[key];
+    // The first pod goes, and what it did is noted as the port manager does.
+    let mut figures = (*shared.figures()).clone();
+    figures.ports.retain(|p| p.id != PortId(2));
+    figures.past_ports.insert("workload", PortTotals { rx_frames: 10, ..PortTotals::default() });
+    shared.set_figures(figures);
+    assert_eq!(scrape(&metrics)[key], before);
 }
 
 #[test]
@@ -161,9 +142,9 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
 #[test]
 fn strange_names_are_escaped() {
     let (shared, _) = sample(0, 0);
-    let mut facts = (*shared.facts()).clone();
-    facts.ports.push(port(9, "workload", Some("odd\"name\\with\nall".into())));
-    shared.answer(|| facts);
+    let mut figures = (*shared.figures()).clone();
+    figures.ports.push(port(9, "workload", Some("odd\"name\\with\nall".into())));
+    shared.set_figures(figures);
     let all = scrape(&Metrics::new(shared));
     assert!(all.keys().any(|k| k.starts_with("tortie_pod_bytes_total") && k.contains("odd")), "{all:?}");
 }

@@ -1,0 +1,66 @@
+//! What metrics are made from. Asked for every few seconds: nothing here is written out per route or neighbour.
+
+use super::Daemon;
+use crate::control::cluster::Cluster;
+use crate::control::facts::Figures;
+use crate::control::model::{Pod, WorkloadEndpoint};
+use crate::control::netlink::routes;
+use crate::control::plan;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How large the cluster is. Counted anew when its state has changed and somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Census {
+    nodes: usize,
+    /// WorkloadEndpoints, and Pods with an address of their own that have none.
+    workloads: usize,
+}
+
+impl Census {
+    fn of(cluster: &Cluster) -> Census {
+        let pod = |e: &WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
+        let with_endpoint: BTreeSet<String> = cluster.endpoints.values().filter_map(|e| pod(e)).collect();
+        let counts = |(name, p): &(&String, &Arc<Pod>)| !p.host_network && !p.addresses.is_empty() && !with_endpoint.contains(*name);
+        let alone = cluster.pods.iter().filter(counts).count();
+        Census { nodes: cluster.all_nodes().len(), workloads: cluster.endpoints.len() + alone }
+    }
+}
+
+impl Daemon {
+    /// The figures now.
+    pub(super) fn figures(&mut self) -> Figures {
+        let census = *self.census.get_or_insert_with(|| Census::of(&self.cluster));
+        let desired = self.calculator.desired();
+        let mut peers: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        let mut kinds: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for i in self.planner.installed().values() {
+            *kinds.entry(i.route.kind()).or_default() += 1;
+            if let Some(node) = i.route.peer_name() {
+                let taken = plan::hits(self.shared.counters(), i.id).map_or(0, |n| n.saturating_sub(i.node_base));
+                *peers.entry(node.clone()).or_default() += taken;
+            }
+        }
+        for (node, n) in self.planner.past() {
+            peers.entry(node.into()).and_modify(|all| *all += n);
+        }
+        let mut conflicts = [0; _];
+        for p in self.conflicts.present() {
+            conflicts[p.conflict.kind.index()] += 1;
+        }
+        Figures {
+            generation: self.planner.generation(),
+            ports: self.port_facts(),
+            past_ports: self.ports.past().clone(),
+            peers,
+            routes: kinds,
+            vteps: desired.vteps.len(),
+            pod_mtu: self.pod_mtu(),
+            problems: desired.warnings.len() + self.other_problems().count(),
+            conflicts,
+            nodes: census.nodes,
+            workloads: census.workloads,
+            host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
+        }
+    }
+}
