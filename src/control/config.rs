@@ -3,6 +3,7 @@
 
 use super::cni::{self, CniInstall};
 use super::env::{EnvError, Environment};
+use super::logging::{Format, Level};
 use super::model::{FelixConfiguration, Listen, Monitoring};
 use super::node::settings::Settings;
 use super::origins::Origins;
@@ -36,6 +37,7 @@ pub struct Config {
     pub xdp: Xdp,
     /// Goes over FelixConfiguration.
     pub monitoring: Monitoring,
+    pub log: Logging,
     /// What to install for container runtimes, if anything.
     pub cni: Option<CniInstall>,
     /// How the node describes itself in the datastore, where it does.
@@ -135,6 +137,13 @@ pub struct Xdp {
     pub busy_poll: u16,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logging {
+    pub format: Format,
+    /// Goes over FelixConfiguration.
+    pub level: Option<Level>,
+}
+
 /// Where the kernel runs XDP programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
@@ -219,6 +228,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         "cni",
         "metrics",
         "health",
+        "log",
     ])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
@@ -234,6 +244,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         calico: calico(&root.get("calico")?, folder)?,
         xdp: xdp(&root.get("xdp")?)?,
         monitoring: Monitoring { metrics: listen(&root.get("metrics")?)?, health: listen(&root.get("health")?)? },
+        log: log(&root.get("log")?)?,
         cni: cni::read(&root.get("cni")?, folder)?,
         start: Settings::default(),
         felix: FelixConfiguration::default(),
@@ -323,6 +334,11 @@ fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     })
 }
 
+fn log(f: &Field) -> Result<Logging, FieldError> {
+    f.only(&["format", "level"])?;
+    Ok(Logging { format: f.get("format")?.one_of(&Format::ALL)?.unwrap_or_default(), level: f.get("level")?.one_of(&Level::ALL)? })
+}
+
 fn listen(f: &Field) -> Result<Listen, FieldError> {
     const KEYS: [&str; 3] = ["enabled", "host", "port"];
     f.only(&KEYS)?;
@@ -372,7 +388,7 @@ mod tests {
         let c = parse(
             "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp, super-frames: off}\nworkloads: {driver: af-packet}\n\
              host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n\
-             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n",
+             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\nlog: {format: json, level: debug}\n",
         )
         .unwrap();
         assert_eq!(c.node, "B");
@@ -380,6 +396,7 @@ mod tests {
         assert_eq!((c.uplink.driver, c.workloads.driver, c.xdp.mode), (UplinkDriver::AfXdp, WorkloadDriver::AfPacket, XdpMode::Generic));
         let metrics = Listen { enabled: Some(true), host: Some("10.0.0.1".into()), port: Some(9191) };
         assert_eq!((c.monitoring.metrics, c.monitoring.health.enabled), (metrics, Some(false)));
+        assert_eq!(c.log, Logging { format: Format::Json, level: Some(Level::Debug) });
         assert_eq!((c.xdp.busy_poll, c.uplink.super_frames), (50, SuperFrames::Off));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
@@ -434,7 +451,7 @@ mod tests {
             ),
             (
                 "nodes: a\n",
-                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health",
+                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health, log",
             ),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (
@@ -465,6 +482,8 @@ mod tests {
             (&format!("{MINIMAL}xdp: {{busy_poll: 1}}\n"), ":4: xdp.busy_poll: unknown key; one of mode, busy-poll"),
             (&format!("{MINIMAL}metrics: {{prot: 9091}}\n"), ":4: metrics.prot: unknown key; one of enabled, host, port"),
             (&format!("{MINIMAL}health: {{port: 70000}}\n"), ":4: health.port: a whole number from 1 to 65535 is required"),
+            (&format!("{MINIMAL}log: {{format: xml}}\n"), ":4: log.format: \"xml\" is not one of text, json, journald"),
+            (&format!("{MINIMAL}log: {{level: loud}}\n"), ":4: log.level: \"loud\" is not one of off, error, warn, info, debug, trace"),
             (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
             ("a: [\n", "not YAML"),
             ("", ": 0 YAML documents"),

@@ -13,6 +13,7 @@ pub mod env;
 pub mod facts;
 pub mod forms;
 pub mod ipam;
+pub mod logging;
 pub mod model;
 pub mod netlink;
 pub mod node;

@@ -160,6 +160,15 @@ pub struct StatusRow {
     pub conflicts: Vec<ConflictRow>,
 }
 
+/// What the daemon's log shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelRow {
+    /// off, error, warn, info, debug or trace; or directives of `TORTIE_LOG`.
+    pub level: String,
+    /// `configuration`, `tortie log-level` or `TORTIE_LOG`.
+    pub source: String,
+}
+
 /// Two that claim what only one can have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConflictRow {

@@ -23,6 +23,7 @@ use super::datastore::{self, Store};
 use super::desired::Delta;
 use super::env::Environment;
 use super::facts::{Facts, Request, Shared};
+use super::logging;
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
 use super::node::Task;
@@ -462,6 +463,7 @@ impl Daemon {
             ("spin", old.spin != new.spin),
             ("api.socket", old.api.socket != new.api.socket),
             ("calico.dir", old.calico.dir != new.calico.dir),
+            ("log.format", old.log.format != new.log.format),
         ];
         let stayed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
         for key in &stayed {
@@ -491,6 +493,10 @@ impl Daemon {
             self.dirty.wishes();
         }
         self.config.monitoring = new.monitoring;
+        self.config.log.level = new.log.level;
+        if let Some(log) = logging::get() {
+            log.choose(None);
+        }
         self.report(&Delta::none());
         tracing::info!("configuration reloaded");
     }

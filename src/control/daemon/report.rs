@@ -6,6 +6,7 @@ use crate::control::config::Config;
 use crate::control::conflict::Present;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
 use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
+use crate::control::logging::{self, Level};
 use crate::control::model::Monitoring;
 use crate::control::netlink::NeighState;
 use crate::control::origins;
@@ -21,6 +22,9 @@ impl Daemon {
     /// Logs problems that are new and those that are over; says where metrics and health are to be served.
     pub(super) fn report(&mut self, delta: &Delta) {
         self.shared.set_monitoring(monitoring(&self.config, &self.cluster));
+        if let Some(log) = logging::get() {
+            log.configure(log_level(&self.config, &self.cluster));
+        }
         self.tell_node();
         if delta.has_warnings() {
             tell(&mut self.told[0], self.calculator.desired().warnings.clone());
@@ -187,6 +191,11 @@ fn conflict_row(p: &Present) -> ConflictRow {
 /// Where metrics and health are to be served: the environment over the configuration over FelixConfiguration.
 pub(super) fn monitoring(config: &Config, cluster: &Cluster) -> Monitoring {
     config.felix.monitoring.over(&config.monitoring).over(&cluster.felix_for(&config.node).monitoring)
+}
+
+/// What the log is to show: the environment over the configuration over FelixConfiguration.
+pub(super) fn log_level(config: &Config, cluster: &Cluster) -> Level {
+    config.felix.log.or(config.log.level).or(cluster.felix_for(&config.node).log).unwrap_or_default()
 }
 
 /// Replaces what was told, saying what is new and what is over.

@@ -4,6 +4,7 @@
 mod host;
 mod kernel;
 mod network;
+mod rights;
 mod sockets;
 
 use super::api::Client;
@@ -80,6 +81,8 @@ pub struct Machine {
     clock: Option<bool>,
     /// Driver of the uplink.
     driver: Option<String>,
+    /// What the API server allows.
+    reviewed: Vec<rights::Reviewed>,
 }
 
 impl Machine {
@@ -91,6 +94,7 @@ impl Machine {
             root: "/".into(),
             view: Netlink::open()?.view().clone(),
             driver: uplink.and_then(|name| sys::Link::new(&name).and_then(|mut l| l.driver()).ok()),
+            reviewed: config.as_ref().map(rights::review).unwrap_or_default(),
             config,
             config_path: config_path.into(),
             daemon: Client::new(socket).status().ok(),
@@ -135,6 +139,7 @@ const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
     host::configuration,
     host::daemon,
     host::others,
+    rights::rbac,
     kernel::rights,
     kernel::version,
     kernel::features,

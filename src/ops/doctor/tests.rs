@@ -33,6 +33,7 @@ impl Fake {
             probes: Ok(names.map(works).to_vec()),
             clock: Some(true),
             driver: Some("virtio_net".into()),
+            reviewed: Vec::new(),
             root,
         };
         let f = Fake { dir, machine };
