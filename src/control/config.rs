@@ -375,6 +375,7 @@ mod tests {
             calico: Calico { dir: "/var/lib/calico".into() },
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
             monitoring: Monitoring::default(),
+            log: Logging::default(),
             cni: None,
             start: Settings::default(),
             felix: FelixConfiguration::default(),

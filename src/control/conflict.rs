@@ -116,8 +116,10 @@ impl Conflict {
             kind: Kind::VtepMac,
             subject: mac.to_string(),
             parties: nodes.iter().map(|n| format!("node {n}")).collect(),
-            found: "the datastore gives it to each: nodes drop the others' packets as their own, and stock nodes send to one of them".into(),
-            remedy: "remove the annotation projectcalico.org/VXLANTunnelMACAddr from all but one: a node's default follows from its name".into(),
+            found: "the datastore gives it to each: nodes drop the others' packets as their own, and stock nodes send to one of them"
+                .into(),
+            remedy: "remove the annotation projectcalico.org/VXLANTunnelMACAddr from all but one: a node's default follows from its name"
+                .into(),
         }
     }
 
@@ -170,7 +172,8 @@ impl Conflict {
             subject: name.into(),
             parties: vec![format!("this machine at {here}"), format!("a machine at {now}")],
             found: format!("somebody changed the node's address from {here}, which is here, to {now}, which is not"),
-            remedy: "give one of the two machines another name (NODENAME, or node in the configuration), or correct the node's address".into(),
+            remedy: "give one of the two machines another name (NODENAME, or node in the configuration), or correct the node's address"
+                .into(),
         }
     }
 }
@@ -276,8 +279,16 @@ impl Conflicts {
     fn add(&mut self, key: Key, conflict: Conflict, now: Instant, tally: &Tally) -> &mut Present {
         tally.conflict(conflict.kind);
         let wall = SystemTime::now();
-        let fresh =
-            || Present { conflict: conflict.clone(), line: conflict.to_string(), since: wall, last: wall, times: 0, seen: now, sighted: false, sources: BTreeSet::new() };
+        let fresh = || Present {
+            conflict: conflict.clone(),
+            line: conflict.to_string(),
+            since: wall,
+            last: wall,
+            times: 0,
+            seen: now,
+            sighted: false,
+            sources: BTreeSet::new(),
+        };
         let p = self.present.entry(key).or_insert_with(fresh);
         (p.conflict, p.last, p.seen, p.times) = (conflict, wall, now, p.times + 1);
         p
@@ -359,7 +370,10 @@ mod tests {
             Conflict::claimed(&Claim { identity, sender: sender.into(), mac: None }, &me, name)
         };
         let c = of(Identity::VtepMac, [10, 0, 0, 2]);
-        assert_eq!((c.kind, c.parties.as_slice()), (Kind::VtepMac, ["node a at 10.0.0.1".to_owned(), "node b at 10.0.0.2".into()].as_slice()));
+        assert_eq!(
+            (c.kind, c.parties.as_slice()),
+            (Kind::VtepMac, ["node a at 10.0.0.1".to_owned(), "node b at 10.0.0.2".into()].as_slice())
+        );
         // A stranger with the MAC that follows from our name has our name.
         let c = of(Identity::VtepMac, [10, 0, 0, 9]);
         assert_eq!((c.kind, c.subject.as_str(), c.parties[1].as_str()), (Kind::NodeName, "a", "a machine at 10.0.0.9"));

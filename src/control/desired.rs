@@ -127,15 +127,7 @@ impl Route {
 
     /// The node that packets are sent to.
     pub fn peer(&self) -> Option<&str> {
-        self.peer_name().map(|n| &**n)
-    }
-
-    /// The same, shared.
-    pub fn peer_name(&self) -> Option<&Arc<str>> {
-        match self {
-            Route::Vxlan { node, .. } | Route::Ipip { node, .. } | Route::Direct { node, .. } => Some(node),
-            _ => None,
-        }
+        self.underlay().and(self.node())
     }
 }
 

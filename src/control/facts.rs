@@ -92,6 +92,9 @@ pub struct Facts {
     pub config: Vec<ConfigRow>,
 }
 
+/// Other nodes with figures of their own: the first by name, so that the choice is stable.
+pub const PEERS: usize = 256;
+
 /// What metrics are made from besides counters: no more than that, as it is asked for every few seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -99,8 +102,9 @@ pub struct Figures {
     pub ports: Vec<PortFact>,
     /// What ports that are gone had done, by role.
     pub past_ports: BTreeMap<&'static str, PortTotals>,
-    /// Packets sent to each other node, since it is one.
-    pub peers: BTreeMap<Arc<str>, u64>,
+    /// Packets sent to other nodes since they are such, to [`PEERS`] of them, and how many nodes are left out.
+    pub peers: BTreeMap<String, u64>,
+    pub peers_omitted: usize,
     /// Routes in force by kind.
     pub routes: BTreeMap<&'static str, u64>,
     pub vteps: usize,

@@ -236,9 +236,7 @@ pub fn start(format: Format, level: Level, variable: Option<String>) -> Result<(
     let out: Box<dyn Layer<_> + Send + Sync> = match format {
         Format::Text => Box::new(text().with_writer(io::stderr)),
         Format::Json => Box::new(text().json().flatten_event(true).with_writer(io::stderr)),
-        Format::Journald => {
-            Box::new(tracing_journald::layer().map_err(LogError::Journald)?.with_syslog_identifier("tortie".into()))
-        }
+        Format::Journald => Box::new(tracing_journald::layer().map_err(LogError::Journald)?.with_syslog_identifier("tortie".into())),
     };
     let lines = Arc::new(Lines::default());
     let kept = text().with_writer(Keeper(lines.clone()));
@@ -262,7 +260,9 @@ mod tests {
 
     #[test]
     fn felix_words_and_ours() {
-        for (text, want) in [("Info", Level::Info), ("WARNING", Level::Warn), ("fatal", Level::Error), ("none", Level::Off), ("trace", Level::Trace)] {
+        for (text, want) in
+            [("Info", Level::Info), ("WARNING", Level::Warn), ("fatal", Level::Error), ("none", Level::Off), ("trace", Level::Trace)]
+        {
             assert_eq!(text.parse(), Ok(want));
         }
         assert!("loud".parse::<Level>().unwrap_err().contains("not one of off, error, warn, info, debug, trace"));

@@ -2,10 +2,10 @@
 
 use super::LabError;
 use crate::control::config::WORKERS_MAX;
+use crate::control::model::interface_name;
 use crate::wire::Mac;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use crate::control::model::interface_name;
 use sha1::{Digest, Sha1};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

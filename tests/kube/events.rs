@@ -110,7 +110,8 @@ async fn without_the_right_the_rule_is_named_and_nothing_is_hammered() {
     let mut b = Bed::new(server);
     b.sight(1);
     let rule = r#"{apiGroups: [""], resources: ["events"], verbs: ["create"]}"#;
-    b.until("said", |b| b.task.report().problems().any(|p| p.starts_with("conflicts cannot be told to the cluster: ") && p.contains(rule))).await;
+    b.until("said", |b| b.task.report().problems().any(|p| p.starts_with("conflicts cannot be told to the cluster: ") && p.contains(rule)))
+        .await;
     let end = Instant::now() + Duration::from_secs(2);
     b.until("a while", |_| Instant::now() > end).await;
     assert!(b.server.count(Verb::Create, "events") <= 3, "{:?}", b.server.counts());

@@ -2,6 +2,7 @@
 
 use super::daemon::{Node, Pair, TORTIE};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -55,7 +56,9 @@ fn the_level_follows_the_verb_the_configuration_and_the_cluster() {
     p.a.start();
     assert_eq!(level(&p.a), of("info", "configuration"));
     let felix = |level: &str| {
-        format!("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{logSeverityScreen: {level}}}\n")
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{logSeverityScreen: {level}}}\n"
+        )
     };
     p.file("felix.yaml", &felix("Warning"));
     until("FelixConfiguration", &p.a, || level(&p.a) == of("warn", "configuration"));
@@ -115,13 +118,30 @@ fn the_journal_gets_fields() {
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     p.a.daemon = Some(p.a.ns.spawn(&argv));
     let mut entry = vec![0; 65536];
-    let text = loop {
+    let fields = loop {
         let n = socket.recv(&mut entry).expect("an entry");
-        let text = String::from_utf8_lossy(&entry[..n]).into_owned();
-        if text.contains("in sync: ") {
-            break text;
+        let fields = fields(&entry[..n]);
+        if fields.get("MESSAGE").is_some_and(|m| m.starts_with("in sync: ")) {
+            break fields;
         }
     };
-    // With a newline in it a field's length would be binary.
-    assert!(text.contains("SYSLOG_IDENTIFIER=tortie\n") && text.contains("PRIORITY=5\n"), "{text}");
+    assert_eq!((fields["SYSLOG_IDENTIFIER"].as_str(), fields["PRIORITY"].as_str()), ("tortie", "5"), "{fields:?}");
+}
+
+/// An entry of the journal's protocol: `NAME=value`, or the name alone, eight bytes of length, and the value.
+fn fields(mut entry: &[u8]) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    while let Some(end) = entry.iter().position(|b| *b == b'\n') {
+        let (line, rest) = (&entry[..end], &entry[end + 1..]);
+        if let Some(at) = line.iter().position(|b| *b == b'=') {
+            out.insert(text(&line[..at]), text(&line[at + 1..]));
+            entry = rest;
+        } else {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            out.insert(text(line), text(&rest[8..8 + length]));
+            entry = &rest[8 + length + 1..];
+        }
+    }
+    out
 }

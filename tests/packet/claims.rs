@@ -52,6 +52,7 @@ fn each_identity_from_a_node_and_from_a_stranger() {
         assert_eq!(bed.feed(up, STRANGER.ipip_to(ME).frame(&packet)), one(DropReason::TunnelSenderUnknown));
         assert_eq!(bed.events(), claimed(identity, STRANGER));
     }
+    bed.advance(1000);
     // Our own address on the outside: who it is shows in the MAC alone.
     let mut w = PEER.vxlan_to(ME);
     w.outer = Ip4::new(ME.address(), ME.address()).may_fragment();

@@ -40,14 +40,7 @@ pub(super) fn all(
 
 /// Blocks first, then the addresses borrowed from them, so that a block of a single address does not hide
 /// the loan.
-fn blocks(
-    routes: &mut Routes,
-    cluster: &Cluster,
-    nodes: &Nodes,
-    pools: &Pools,
-    warnings: &mut Vec<String>,
-    conflicts: &mut Vec<Conflict>,
-) {
+fn blocks(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pools, warnings: &mut Vec<String>, conflicts: &mut Vec<Conflict>) {
     let mut seen: BTreeMap<Ipv4Net, &str> = BTreeMap::new();
     let mut borrowed = Vec::new();
     for (name, block) in &cluster.blocks {

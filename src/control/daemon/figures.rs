@@ -2,10 +2,9 @@
 
 use super::Daemon;
 use crate::control::cluster::Cluster;
-use crate::control::facts::Figures;
+use crate::control::facts::{Figures, PEERS};
 use crate::control::model::{Pod, WorkloadEndpoint};
 use crate::control::netlink::routes;
-use crate::control::plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,17 +31,10 @@ impl Daemon {
     pub(super) fn figures(&mut self) -> Figures {
         let census = *self.census.get_or_insert_with(|| Census::of(&self.cluster));
         let desired = self.calculator.desired();
-        let mut peers: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        let (peers, peers_omitted) = self.planner.peer_packets(PEERS);
         let mut kinds: BTreeMap<&'static str, u64> = BTreeMap::new();
         for i in self.planner.installed().values() {
             *kinds.entry(i.route.kind()).or_default() += 1;
-            if let Some(node) = i.route.peer_name() {
-                let taken = plan::hits(self.shared.counters(), i.id).map_or(0, |n| n.saturating_sub(i.node_base));
-                *peers.entry(node.clone()).or_default() += taken;
-            }
-        }
-        for (node, n) in self.planner.past() {
-            peers.entry(node.into()).and_modify(|all| *all += n);
         }
         let mut conflicts = [0; _];
         for p in self.conflicts.present() {
@@ -53,6 +45,7 @@ impl Daemon {
             ports: self.port_facts(),
             past_ports: self.ports.past().clone(),
             peers,
+            peers_omitted,
             routes: kinds,
             vteps: desired.vteps.len(),
             pod_mtu: self.pod_mtu(),

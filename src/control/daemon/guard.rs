@@ -13,11 +13,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Removed,
-    Renamed { to: String },
+    Renamed {
+        to: String,
+    },
     Down,
-    Mtu { now: u32, wanted: u32 },
+    Mtu {
+        now: u32,
+        wanted: u32,
+    },
     /// Made part of a bridge, bond or VRF.
-    Enslaved { master: String },
+    Enslaved {
+        master: String,
+    },
 }
 
 impl Change {
@@ -45,8 +52,8 @@ impl Change {
 /// Watches the host device and the pods' interfaces.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// Index of the host device, once it was as it should be.
-    held: Option<u32>,
+    /// Index and MTU of the host device when it was as it should be.
+    held: Option<(u32, u32)>,
     repaired: Option<Instant>,
     /// Changes wait for their repair.
     pending: bool,
@@ -64,13 +71,13 @@ pub struct Own<'a> {
 impl Guard {
     /// What differs about the host device from what it was. What cannot be repaired yet is told later.
     pub fn look(&mut self, view: &View, own: Own, now: Instant) -> Vec<Change> {
-        let index = self.held.or_else(|| view.link_by_name(own.name).map(|l| l.index));
+        let index = self.held.map(|(i, _)| i).or_else(|| view.link_by_name(own.name).map(|l| l.index));
         let Some(link) = index.and_then(|i| view.links.get(&i)) else {
             // Opening it again is the port manager's.
             return if self.held.take().is_some() { vec![Change::Removed] } else { Vec::new() };
         };
-        // A device that is not open is being made.
-        let Some(wanted) = own.mtu else { return Vec::new() };
+        // A device that is not open and never was is being made.
+        let Some(wanted) = own.mtu.or(self.held.map(|(_, mtu)| mtu)) else { return Vec::new() };
         let mut out = Vec::new();
         if link.name != own.name {
             out.push(Change::Renamed { to: link.name.clone() });
@@ -86,7 +93,7 @@ impl Guard {
             out.push(Change::Down);
         }
         if out.is_empty() {
-            self.held = Some(link.index);
+            self.held = Some((link.index, wanted));
             self.pending = false;
         }
         if self.held.is_none() {
@@ -104,7 +111,7 @@ impl Guard {
     /// Undoes a change.
     pub fn repair(&mut self, netlink: &mut Netlink, own: Own, change: &Change, now: Instant) -> io::Result<()> {
         self.repaired = Some(now);
-        let (Some(dev), Some(mtu)) = (self.held, own.mtu) else { return Ok(()) };
+        let Some((dev, mtu)) = self.held.map(|(dev, mtu)| (dev, own.mtu.unwrap_or(mtu))) else { return Ok(()) };
         match change {
             Change::Removed => Ok(()),
             Change::Renamed { .. } => match netlink.rename(dev, own.name) {

@@ -81,7 +81,8 @@ impl Host {
             let wanted = routes::wanted(desired, devices, dst);
             let known = self.installed.get(&dst);
             match route(netlink, wanted.clone(), dst) {
-                Ok(Done::Added) if known.is_some() && known == wanted.as_ref() => gone.push(dst),
+                // Routes out of the uplink go with its link.
+                Ok(Done::Added) if known.is_some_and(|k| k.via.is_none()) && known == wanted.as_ref() => gone.push(dst),
                 Ok(_) => {}
                 Err(problem) => {
                     self.installed.remove(&dst);

@@ -17,7 +17,8 @@ pub fn check_rights() -> Result<(), DaemonError> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     // Without /proc nothing can be said; the first system call will tell.
     let Some(held) = Capabilities::of_status(&status) else { return Ok(()) };
-    let missing: Vec<&str> = [Capability::NetAdmin, Capability::NetRaw].into_iter().filter(|c| !held.has(*c)).map(Capability::name).collect();
+    let missing: Vec<&str> =
+        [Capability::NetAdmin, Capability::NetRaw].into_iter().filter(|c| !held.has(*c)).map(Capability::name).collect();
     if missing.is_empty() { Ok(()) } else { Err(DaemonError::Rights { missing: missing.join(" and ") }) }
 }
 

@@ -8,6 +8,7 @@ pub mod neigh;
 pub mod pod;
 pub mod routes;
 pub mod view;
+pub mod xdp;
 
 pub use view::{Changes, KernelRoute, Link, Neigh, NeighState, NextHop, View};
 

@@ -49,7 +49,8 @@ impl NodeError {
                 subject: address.to_string(),
                 parties: vec![format!("node {name}"), format!("node {other}")],
                 found: format!("this machine's address is node {other}'s in the datastore; node {name} does not take it"),
-                remedy: "one of the two must have another; or delete the node that is gone (DISABLE_NODE_IP_CHECK=true skips this check)".into(),
+                remedy: "one of the two must have another; or delete the node that is gone (DISABLE_NODE_IP_CHECK=true skips this check)"
+                    .into(),
             }),
             NodeError::TwoMachines { name, theirs, ours } => Some(Conflict {
                 kind: conflict::Kind::NodeName,

@@ -3,9 +3,9 @@
 
 use super::Found;
 use super::condition::Network;
+use super::events::{self, Sighting};
 use super::files::Files;
 use super::host;
-use super::events::{self, Sighting};
 use super::pass::{NodeError, Pass};
 use super::settings::Settings;
 use crate::control::conflict::{Conflict, Present};

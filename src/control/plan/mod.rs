@@ -106,6 +106,20 @@ impl Planner {
         self.peers.past()
     }
 
+    /// Packets sent to each of the first `most` other nodes by name, since it is one, and how many nodes are left out.
+    pub fn peer_packets(&self, most: usize) -> (BTreeMap<String, u64>, usize) {
+        let (mut sums, omitted) = self.peers.first(most);
+        let last = sums.keys().next_back().copied();
+        for i in self.installed.values() {
+            // Names are told apart by one comparison where most are left out.
+            let Some(node) = i.route.peer().filter(|n| Some(*n) <= last) else { continue };
+            if let Some(sum) = sums.get_mut(node) {
+                *sum += hits(&self.counters, i.id).map_or(0, |n| n.saturating_sub(i.node_base));
+            }
+        }
+        (sums.into_iter().map(|(node, n)| (node.to_owned(), n)).collect(), omitted)
+    }
+
     /// What a packet that takes a route in force meets.
     pub fn adjacency(&self, route: &Installed) -> &Adjacency {
         self.adjacencies.get(route.id)

@@ -48,6 +48,12 @@ impl Peers {
         }
     }
 
+    /// The first nodes by name with their past packets, and how many more there are.
+    pub(super) fn first(&self, most: usize) -> (BTreeMap<&str, u64>, usize) {
+        let first = self.nodes.iter().take(most).map(|(node, p)| (node.as_str(), p.past)).collect();
+        (first, self.nodes.len().saturating_sub(most))
+    }
+
     /// Packets, where there were any.
     pub(super) fn past(&self) -> BTreeMap<String, u64> {
         self.nodes.iter().filter(|(_, p)| p.past > 0).map(|(node, p)| (node.clone(), p.past)).collect()

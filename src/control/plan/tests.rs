@@ -292,10 +292,14 @@ fn what_was_sent_to_a_node_is_remembered_when_its_routes_go_or_move() {
     w.update();
     let moved = &w.planner.installed()[&prefix];
     assert_eq!((moved.id, moved.base, moved.node_base), (id, 0, 5));
-    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]));
+    let peers = |w: &World, most| w.planner.peer_packets(most);
+    let of = |all: &[(&str, u64)]| all.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect::<BTreeMap<_, _>>();
+    assert_eq!(peers(&w, 9), (of(&[("b", 5), ("c", 0)]), 0));
     // The other node's count starts there; and it is dropped with its last route.
     (0..2).for_each(|_| w.counters.hit(id));
+    assert_eq!((peers(&w, 9), peers(&w, 1)), ((of(&[("b", 5), ("c", 2)]), 0), (of(&[("b", 5)]), 1)));
     w.desired.routes.remove(&IpNet::V4(prefix));
     w.update();
-    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]), "c has no route left");
+    assert_eq!(peers(&w, 9), (of(&[("b", 5)]), 0), "c has no route left");
+    assert_eq!(w.planner.past(), of(&[("b", 5)]));
 }

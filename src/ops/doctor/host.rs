@@ -1,8 +1,8 @@
 //! The daemon's own configuration and state, and who else is here.
 
 use super::{Finding, Machine, State};
-use crate::ops::view::ConflictRow;
 use crate::control::config::{ConfigError, Datastore};
+use crate::ops::view::ConflictRow;
 
 pub(super) fn configuration(m: &Machine) -> Vec<Finding> {
     const CHECK: &str = "configuration";

@@ -11,6 +11,7 @@ use super::api::Client;
 use super::view::StatusRow;
 use crate::control::config::{Config, ConfigError};
 use crate::control::env::Environment;
+use crate::control::netlink::xdp::{self, XdpFeatures};
 use crate::control::netlink::{Link, Netlink, View};
 use crate::control::processes;
 use crate::port::probe::Probe;
@@ -81,6 +82,8 @@ pub struct Machine {
     clock: Option<bool>,
     /// Driver of the uplink.
     driver: Option<String>,
+    /// What drivers offer to AF_XDP, by interface: the uplink, and one pod's.
+    xdp: Vec<(String, Result<XdpFeatures, String>)>,
     /// What the API server allows.
     reviewed: Vec<rights::Reviewed>,
 }
@@ -90,9 +93,18 @@ impl Machine {
     pub fn look(config_path: &Path, socket: &Path) -> io::Result<Machine> {
         let config = Config::load(config_path, &Environment::of_process());
         let uplink = config.as_ref().ok().map(|c| c.uplink.interface.clone());
+        let view = Netlink::open()?.view().clone();
+        // Pods' interfaces are alike.
+        let pods = view.links.values().find(|l| l.name.starts_with("cali")).map(|l| l.name.clone());
+        let asked = |name: String| {
+            let index = view.link_by_name(&name)?.index;
+            Some((name, xdp::features(index).map_err(|e| e.to_string())))
+        };
+        let xdp = uplink.clone().into_iter().chain(pods).filter_map(asked).collect();
         Ok(Machine {
+            xdp,
             root: "/".into(),
-            view: Netlink::open()?.view().clone(),
+            view,
             driver: uplink.and_then(|name| sys::Link::new(&name).and_then(|mut l| l.driver()).ok()),
             reviewed: config.as_ref().map(rights::review).unwrap_or_default(),
             config,
@@ -148,6 +160,7 @@ const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
     kernel::locked_memory,
     kernel::clock,
     network::uplink,
+    network::xdp_modes,
     network::mtu,
     network::kernel_devices,
     network::network_manager,

@@ -11,10 +11,9 @@ use crate::worker::Counters;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Pods with metrics of their own, and peers: what one node adds to a Prometheus server stays bounded. Those with the
-/// lowest port numbers, and the first by name, so that the choice is stable.
+/// Pods with metrics of their own: what one node adds to a Prometheus server stays bounded. Those with the lowest port
+/// numbers, so that the choice is stable.
 pub(super) const PODS: usize = 512;
-pub(super) const PEERS: usize = 256;
 
 /// Everything but the process's own.
 pub(super) fn all(shared: &Shared, out: &mut Set) {
@@ -125,8 +124,8 @@ fn pods(totals: &[(&PortFact, PortTotals)], out: &mut Set) {
 }
 
 fn peers(figures: &Figures, out: &mut Set) {
-    out.one(&f::PEERS_OMITTED, figures.peers.len().saturating_sub(PEERS));
-    out.add(&f::PEER_PACKETS, figures.peers.iter().take(PEERS).map(|(node, n)| ([node.to_string()], (*n).into())));
+    out.one(&f::PEERS_OMITTED, figures.peers_omitted);
+    out.add(&f::PEER_PACKETS, figures.peers.iter().map(|(node, n)| ([node.clone()], (*n).into())));
 }
 
 fn fib(figures: &Figures, out: &mut Set) {

@@ -1,6 +1,6 @@
 use super::family::ALL;
 use super::*;
-use crate::control::facts::{Facts, Figures, PortTotals};
+use crate::control::facts::{Facts, Figures, PEERS, PortTotals};
 use crate::control::ports::{Losses, PortFact};
 use crate::drop::DropReason;
 use crate::frame::PortId;
@@ -33,7 +33,8 @@ fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     let mut figures = Figures { generation: 7, pod_mtu: Some(1450), vteps: 1, ..Figures::default() };
     figures.ports = vec![port(0, "uplink", None), port(1, "host", None)];
     figures.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
-    figures.peers = (0..peers).map(|i| (format!("peer-{i:04}").into(), 5)).collect();
+    figures.peers = (0..peers).take(PEERS).map(|i| (format!("peer-{i:04}"), 5)).collect();
+    figures.peers_omitted = (peers as usize).saturating_sub(PEERS);
     figures.routes.insert("ipip", peers.into());
     let shared = Shared::new(facts, vec![counters.clone()], tokio::sync::mpsc::unbounded_channel().0);
     shared.set_figures(figures);
@@ -130,13 +131,13 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
     let (few, many) = (scrape(&Metrics::new(sample(1, 1).0)), scrape(&Metrics::new(sample(1000, 1000).0)));
     let count = |s: &BTreeMap<String, f64>, name: &str| s.keys().filter(|k| k.starts_with(name)).count();
     assert_eq!((count(&few, "tortie_pod_packets_total"), count(&many, "tortie_pod_packets_total")), (2, 2 * read::PODS));
-    assert_eq!(count(&many, "tortie_peer_packets_total"), read::PEERS);
+    assert_eq!(count(&many, "tortie_peer_packets_total"), PEERS);
     assert_eq!((many["tortie_pods_omitted{}"], many["tortie_peers_omitted{}"]), (488.0, 744.0));
     let others = |s: &BTreeMap<String, f64>| s.len() - count(s, "tortie_pod_") - count(s, "tortie_peer_");
     assert_eq!(others(&few), others(&many), "nothing else grows");
     // The help of the two gauges names the bounds.
     assert!(family::PODS_OMITTED.help.contains(&read::PODS.to_string()));
-    assert!(family::PEERS_OMITTED.help.contains(&read::PEERS.to_string()));
+    assert!(family::PEERS_OMITTED.help.contains(&PEERS.to_string()));
 }
 
 #[test]

@@ -25,9 +25,7 @@ pub fn of(reason: DropReason) -> &'static str {
         D::ArpSpoofed | D::SourceSpoofed => {
             "the pod uses an address that is not its own: correct it, or allow it with the annotation cni.projectcalico.org/allowedSourcePrefixes and FelixConfiguration workloadSourceSpoofing: Any"
         }
-        D::IpMartian => {
-            "an address that no router forwards (loopback, multicast, broadcast, zero)"
-        }
+        D::IpMartian => "an address that no router forwards (loopback, multicast, broadcast, zero)",
         D::TtlExpired => "the packet's TTL ran out here: a traceroute, or a loop between nodes (compare `tortie fib` on both)",
         D::WorkloadTunnel => {
             "a pod may not send tunnel packets to nodes: FelixConfiguration allowVXLANPacketsFromWorkloads or allowIPIPPacketsFromWorkloads permits it"

@@ -146,7 +146,8 @@ pub async fn missing(source: Source, user: User) -> Result<Vec<Missing>, ReviewE
             let body = need.review(group, verb).to_string().into_bytes();
             let answer = connection.json(Request::new(REVIEWS).create(&PostParams::default(), body)).await?;
             let allowed = answer["status"]["allowed"].as_bool();
-            let allowed = allowed.ok_or_else(|| ReviewError::Failed("a SelfSubjectAccessReview was answered without status.allowed".into()))?;
+            let allowed =
+                allowed.ok_or_else(|| ReviewError::Failed("a SelfSubjectAccessReview was answered without status.allowed".into()))?;
             if !allowed {
                 verbs.push(*verb);
             }
