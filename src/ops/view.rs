@@ -157,6 +157,7 @@ pub struct StatusRow {
     pub pod_mtu: Option<u16>,
     /// Objects that are not in force, and why; warnings of the route calculation.
     pub problems: Vec<String>,
+    #[serde(default)]
     pub conflicts: Vec<ConflictRow>,
 }
 

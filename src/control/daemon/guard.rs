@@ -170,18 +170,18 @@ mod tests {
         Link { index, name: name.into(), mac: None, mtu: 1450, up: true, running: true, master: None }
     }
 
-    fn view(links: &[Link]) -> View {
-        View { links: links.iter().map(|l| (l.index, l.clone())).collect(), ..View::default() }
+    fn view(links: Vec<Link>) -> View {
+        View { links: links.into_iter().map(|l| (l.index, l)).collect(), ..View::default() }
     }
 
     #[test]
     fn a_device_being_made_is_nobodys_doing() {
         let (mut g, now) = (Guard::default(), Instant::now());
         let raw = Link { up: false, mtu: 1500, ..link(7, "tunl-tortie") };
-        assert_eq!(g.look(&view(&[]), OWN, now), []);
-        assert_eq!(g.look(&view(&[raw.clone()]), OWN, now), []);
-        assert_eq!(g.look(&view(&[raw]), Own { mtu: None, ..OWN }, now), []);
-        assert_eq!(g.look(&view(&[]), OWN, now), [], "never held");
+        assert_eq!(g.look(&view(vec![]), OWN, now), []);
+        assert_eq!(g.look(&view(vec![raw.clone()]), OWN, now), []);
+        assert_eq!(g.look(&view(vec![raw]), Own { mtu: None, ..OWN }, now), []);
+        assert_eq!(g.look(&view(vec![]), OWN, now), [], "never held");
     }
 
     #[test]
@@ -196,19 +196,19 @@ mod tests {
         ];
         for (touched, want) in cases {
             let mut g = Guard::default();
-            assert_eq!(g.look(&view(&[right.clone()]), OWN, now), []);
-            assert_eq!(g.look(&view(&[touched, bridge.clone()]), OWN, now), [want]);
+            assert_eq!(g.look(&view(vec![right.clone()]), OWN, now), []);
+            assert_eq!(g.look(&view(vec![touched, bridge.clone()]), OWN, now), [want]);
         }
         let mut g = Guard::default();
-        g.look(&view(&[right.clone()]), OWN, now);
-        assert_eq!(g.look(&view(&[bridge]), Own { mtu: None, ..OWN }, now), [Change::Removed]);
-        assert_eq!(g.look(&view(&[Link { index: 8, ..right }]), OWN, now), [], "the new one is right");
+        g.look(&view(vec![right.clone()]), OWN, now);
+        assert_eq!(g.look(&view(vec![bridge]), Own { mtu: None, ..OWN }, now), [Change::Removed]);
+        assert_eq!(g.look(&view(vec![Link { index: 8, ..right }]), OWN, now), [], "the new one is right");
     }
 
     #[test]
     fn a_fight_is_one_repair_a_second() {
         let (mut g, now) = (Guard::default(), Instant::now());
-        let (right, down) = (view(&[link(7, "tunl-tortie")]), view(&[Link { up: false, ..link(7, "tunl-tortie") }]));
+        let (right, down) = (view(vec![link(7, "tunl-tortie")]), view(vec![Link { up: false, ..link(7, "tunl-tortie") }]));
         g.look(&right, OWN, now);
         assert_eq!(g.look(&down, OWN, now), [Change::Down]);
         g.repaired = Some(now);
@@ -220,16 +220,16 @@ mod tests {
     fn pods_interfaces_are_told_when_it_lasts() {
         let (mut g, now) = (Guard::default(), Instant::now());
         let right = link(5, "cali0");
-        let mut look = |links: &[Link], at| g.look_at_pods(&view(links), ["cali0"].into_iter(), at);
+        let mut look = |links: Vec<Link>, at| g.look_at_pods(&view(links), ["cali0"].into_iter(), at);
         let down = Link { up: false, ..right.clone() };
-        assert_eq!(look(&[down.clone()], now), [], "not set up yet");
-        look(&[right.clone()], now);
-        assert_eq!(look(&[down.clone()], now), []);
-        assert_eq!(look(&[down.clone()], now + PAUSE), [("cali0".to_owned(), Change::Down)]);
-        assert_eq!(look(&[right.clone()], now + PAUSE), []);
-        assert_eq!(look(&[link(5, "x")], now), []);
-        assert_eq!(look(&[link(5, "x")], now + PAUSE), [("cali0".to_owned(), Change::Renamed { to: "x".into() })]);
-        assert_eq!(look(&[link(5, "x"), link(6, "cali0")], now + PAUSE), [], "another one has its place");
-        assert_eq!(look(&[], now + PAUSE * 3), [], "a pod that is gone");
+        assert_eq!(look(vec![down.clone()], now), [], "not set up yet");
+        look(vec![right.clone()], now);
+        assert_eq!(look(vec![down.clone()], now), []);
+        assert_eq!(look(vec![down.clone()], now + PAUSE), [("cali0".to_owned(), Change::Down)]);
+        assert_eq!(look(vec![right.clone()], now + PAUSE), []);
+        assert_eq!(look(vec![link(5, "x")], now), []);
+        assert_eq!(look(vec![link(5, "x")], now + PAUSE), [("cali0".to_owned(), Change::Renamed { to: "x".into() })]);
+        assert_eq!(look(vec![link(5, "x"), link(6, "cali0")], now + PAUSE), [], "another one has its place");
+        assert_eq!(look(vec![], now + PAUSE * 3), [], "a pod that is gone");
     }
 }
