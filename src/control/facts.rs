@@ -5,10 +5,11 @@ use super::cluster::Cluster;
 use super::conflict;
 use super::desired::{Route, Vtep};
 use super::model::Monitoring;
-use super::plan;
+use super::plan::{self, Peer, PeerTotals};
 use super::ports::PortFact;
 use super::tally::Tally;
 use crate::fib::AdjId;
+use crate::flows::Entry;
 use crate::frame::PortId;
 use crate::ops::view::{ConfigRow, ConflictRow};
 use crate::snapshot::Snapshot;
@@ -70,6 +71,34 @@ pub struct EndpointFact {
     pub ready: bool,
 }
 
+/// Another node, or one of FelixConfiguration's externalNodesList.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFact {
+    /// `None` for one that is not in the cluster.
+    pub node: Option<String>,
+    pub address: Ipv4Addr,
+    /// What it is counted by.
+    pub counted: Peer,
+}
+
+/// A port with the addresses of its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortUse {
+    pub port: PortFact,
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// What counters are kept of: a small part of [`Facts`], for those who look every second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    pub node: String,
+    pub in_sync: bool,
+    pub generation: u64,
+    pub routes: usize,
+    pub ports: Vec<PortUse>,
+    pub peers: Vec<PeerFact>,
+}
+
 /// The daemon's state at one update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -92,7 +121,7 @@ pub struct Facts {
     pub config: Vec<ConfigRow>,
 }
 
-/// Other nodes with figures of their own: the first by name, so that the choice is stable.
+/// Other nodes with metrics of their own: the first by name, so that the choice is stable.
 pub const PEERS: usize = 256;
 
 /// What metrics are made from besides counters: no more than that, as it is asked for every few seconds.
@@ -102,8 +131,8 @@ pub struct Figures {
     pub ports: Vec<PortFact>,
     /// What ports that are gone had done, by role.
     pub past_ports: BTreeMap<&'static str, PortTotals>,
-    /// Packets sent to other nodes since they are such, to [`PEERS`] of them, and how many nodes are left out.
-    pub peers: BTreeMap<String, u64>,
+    /// The first [`PEERS`] other nodes by name, and how many are left out.
+    pub peers: Vec<PeerFact>,
     pub peers_omitted: usize,
     /// Routes in force by kind.
     pub routes: BTreeMap<&'static str, u64>,
@@ -117,6 +146,8 @@ pub struct Figures {
     pub workloads: usize,
     /// Routes of ours in the kernel's main table.
     pub host_routes: usize,
+    /// Entries of the table of flows from the host stack.
+    pub host_flows: usize,
 }
 
 /// A port in use and the interface that it is on.
@@ -143,6 +174,7 @@ pub struct Dump {
     pub routes: Vec<DumpRoute>,
     pub cluster: Cluster,
     pub uplink_mtu: Option<u16>,
+    pub flows: Vec<Entry>,
 }
 
 /// What can be asked of the control plane itself, with the place for its answer.
@@ -172,24 +204,11 @@ pub enum TapError {
 /// How long somebody who asks waits for the control plane; then the last answer must do.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Facts and counters, shared with those who look.
-pub struct Shared {
-    node: String,
-    facts: Question<Facts>,
-    figures: Question<Figures>,
+/// A question that the control plane answers anew when somebody asks.
+pub struct Board<T> {
+    state: Mutex<State<T>>,
     /// Somebody asks.
     asked: Notify,
-    counters: Vec<Arc<Counters>>,
-    requests: UnboundedSender<Request>,
-    tally: Tally,
-    monitoring: watch::Sender<Monitoring>,
-    /// What keeps a service from being offered, by the service.
-    faults: RwLock<BTreeMap<&'static str, String>>,
-}
-
-/// What the control plane is asked for.
-struct Question<T> {
-    state: Mutex<State<T>>,
     /// There is an answer, or there will be none any more.
     answered: Condvar,
 }
@@ -203,59 +222,71 @@ struct State<T> {
     closed: bool,
 }
 
-impl<T> Question<T> {
-    /// With the answer that holds until the first one.
-    fn new(first: T) -> Question<T> {
+impl<T> Board<T> {
+    fn new(first: T) -> Board<T> {
         let state = State { last: Arc::new(first), questions: 0, answers: 0, closed: false };
-        Question { state: Mutex::new(state), answered: Condvar::new() }
+        Board { state: Mutex::new(state), asked: Notify::new(), answered: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for an answer that is younger than the question.
-    fn ask(&self, asked: &Notify) -> Arc<T> {
+    /// The state as it is. Waits for the control plane: not to be called from its own thread.
+    fn ask(&self) -> Arc<T> {
         let mut state = self.lock();
         state.questions += 1;
         let question = state.questions;
-        asked.notify_one();
+        self.asked.notify_one();
         let open = |s: &mut State<T>| s.answers < question && !s.closed;
         let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
         state.last.clone()
     }
 
-    /// Answers all who asked so far, if somebody did.
-    fn answer(&self, make: impl FnOnce() -> T) {
-        let (questions, answers) = {
-            let state = self.lock();
-            (state.questions, state.answers)
-        };
-        if questions > answers {
-            self.set(questions, make());
-        }
+    /// Until somebody asks. Cancel-safe.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
     }
 
-    fn set(&self, questions: u64, answer: T) {
+    /// Answers all who asked so far.
+    pub fn answer(&self, answer: impl FnOnce() -> T) {
+        let questions = self.lock().questions;
+        let last = Arc::new(answer());
         let mut state = self.lock();
-        (state.last, state.answers) = (Arc::new(answer), questions);
+        (state.last, state.answers) = (last, questions);
         self.answered.notify_all();
     }
 
+    /// No answers any more: the last one stands.
     fn close(&self) {
         self.lock().closed = true;
         self.answered.notify_all();
     }
 }
 
+/// Facts and counters, shared with those who look.
+pub struct Shared {
+    node: String,
+    facts: Board<Facts>,
+    inventory: Board<Inventory>,
+    figures: Board<Figures>,
+    counters: Vec<Arc<Counters>>,
+    requests: UnboundedSender<Request>,
+    tally: Tally,
+    monitoring: watch::Sender<Monitoring>,
+    /// What keeps a service from being offered, by the service.
+    faults: RwLock<BTreeMap<&'static str, String>>,
+}
+
 impl Shared {
     /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
+        let inventory = Inventory { node: facts.node.clone(), ..Inventory::default() };
         Shared {
             node: facts.node.clone(),
-            facts: Question::new(facts),
-            figures: Question::new(Figures::default()),
-            asked: Notify::new(),
+            facts: Board::new(facts),
+            inventory: Board::new(inventory),
+            figures: Board::new(Figures::default()),
             counters,
             requests,
             tally: Tally::default(),
@@ -279,45 +310,51 @@ impl Shared {
         receiver.recv_timeout(ANSWER_WAIT).unwrap_or(Err(TapError::Silent))
     }
 
+    /// Everything that is in force, as it is. Waits for the control plane, a second at most: not to be called from its
+    /// own thread.
+    pub fn facts(&self) -> Arc<Facts> {
+        self.facts.ask()
+    }
+
+    /// What counters are kept of. Waits as [`Shared::facts`] does.
+    pub fn inventory(&self) -> Arc<Inventory> {
+        self.inventory.ask()
+    }
+
+    /// What metrics are made from. Waits as [`Shared::facts`] does.
+    pub fn figures(&self) -> Arc<Figures> {
+        self.figures.ask()
+    }
+
+    /// Where the control plane answers [`Shared::figures`].
+    pub fn figures_board(&self) -> &Board<Figures> {
+        &self.figures
+    }
+
     /// This node's name.
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// The state as it is. Waits for the control plane: not to be called from its own thread.
-    pub fn facts(&self) -> Arc<Facts> {
-        self.facts.ask(&self.asked)
-    }
-
-    /// What metrics need of it. Waits likewise.
-    pub fn figures(&self) -> Arc<Figures> {
-        self.figures.ask(&self.asked)
-    }
-
-    /// Until somebody asks. Cancel-safe.
+    /// Until somebody asks for the facts. Cancel-safe.
     pub async fn asked(&self) {
-        self.asked.notified().await;
+        self.facts.asked().await;
     }
 
-    /// Answers all who asked for facts so far.
-    pub fn answer_facts(&self, facts: impl FnOnce() -> Facts) {
+    /// Answers all who asked for the facts so far.
+    pub fn answer(&self, facts: impl FnOnce() -> Facts) {
         self.facts.answer(facts);
     }
 
-    /// Answers all who asked for figures so far.
-    pub fn answer_figures(&self, figures: impl FnOnce() -> Figures) {
-        self.figures.answer(figures);
-    }
-
-    /// Answers without a question, for tests.
-    #[cfg(test)]
-    pub fn set_figures(&self, figures: Figures) {
-        self.figures.set(0, figures);
+    /// Where the control plane answers [`Shared::inventory`].
+    pub fn inventory_board(&self) -> &Board<Inventory> {
+        &self.inventory
     }
 
     /// No answers any more: the last ones stand.
     pub fn close(&self) {
         self.facts.close();
+        self.inventory.close();
         self.figures.close();
     }
 
@@ -371,6 +408,11 @@ impl Shared {
     pub fn packets(&self, route: &RouteFact) -> Option<u64> {
         plan::hits(&self.counters, route.id).map(|n| n.saturating_sub(route.base))
     }
+
+    /// What passed to and from a node since it is known; nothing beyond the counted ones.
+    pub fn peer(&self, peer: Peer) -> PeerTotals {
+        PeerTotals::of(&self.counters, peer.id).since(peer.base)
+    }
 }
 
 /// What one port did, over all workers.
@@ -381,6 +423,7 @@ pub struct PortTotals {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub tx_dropped: u64,
+    pub rx_dropped: u64,
 }
 
 impl PortTotals {
@@ -393,6 +436,7 @@ impl PortTotals {
             t.tx_frames += c.tx_frames.get();
             t.tx_bytes += c.tx_bytes.get();
             t.tx_dropped += c.tx_dropped.get();
+            t.rx_dropped += c.rx_dropped.get();
         }
         t
     }
@@ -403,6 +447,7 @@ impl PortTotals {
         self.tx_frames += more.tx_frames;
         self.tx_bytes += more.tx_bytes;
         self.tx_dropped += more.tx_dropped;
+        self.rx_dropped += more.rx_dropped;
     }
 
     /// What was added since `base`.
@@ -413,6 +458,7 @@ impl PortTotals {
             tx_frames: self.tx_frames.saturating_sub(base.tx_frames),
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
             tx_dropped: self.tx_dropped.saturating_sub(base.tx_dropped),
+            rx_dropped: self.rx_dropped.saturating_sub(base.rx_dropped),
         }
     }
 }
@@ -431,20 +477,11 @@ mod tests {
             let asks = thread::spawn(move || asker.facts().generation);
             runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
-                shared.answer_figures(|| panic!("nobody asked for figures"));
-                shared.answer_facts(|| Facts { generation, ..Facts::default() });
-            });
-            assert_eq!(asks.join().unwrap(), generation);
-            let asker = shared.clone();
-            let asks = thread::spawn(move || asker.figures().generation);
-            runtime.block_on(async {
-                tokio::time::timeout(Duration::from_secs(5), shared.asked()).await.unwrap();
-                shared.answer_facts(|| panic!("nobody asked for facts"));
-                shared.answer_figures(|| Figures { generation, ..Figures::default() });
+                shared.answer(|| Facts { generation, ..Facts::default() });
             });
             assert_eq!(asks.join().unwrap(), generation);
         }
         shared.close();
-        assert_eq!((shared.facts().generation, shared.figures().generation), (49, 49), "the last answers stand");
+        assert_eq!(shared.facts().generation, 49, "the last answer stands");
     }
 }

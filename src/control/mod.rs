@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod cni;
 pub mod config;
 pub mod conflict;
+pub mod conntrack;
 pub mod daemon;
 pub mod datastore;
 pub mod desired;

@@ -1,6 +1,6 @@
 //! The parse loop: from whatever a port delivers to a validated IPv4 packet that may be forwarded.
 
-use super::{Forwarder, Notice, claim, decap};
+use super::{Counters, Forwarder, Notice, claim, decap};
 use crate::arp;
 use crate::drop::DropReason;
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
@@ -55,19 +55,20 @@ pub(super) fn from_workload(
 
 /// A frame from the underlay: what passes is the inner packet of a tunnel packet for us. Returns its destination.
 #[inline(always)]
-pub(super) fn from_uplink(pool: &mut FramePool, f: &mut Frame, medium: Medium, t: &Tunnel) -> Result<u32, Refused> {
+pub(super) fn from_uplink(pool: &mut FramePool, counters: &Counters, f: &mut Frame, medium: Medium, t: &Tunnel) -> Result<u32, Refused> {
     let head = f.head();
-    match medium {
+    let sender = match medium {
         Medium::Ethernet => decap::ethernet(pool, f, t)?,
         Medium::Ip => decap::outer_ip(pool, f, t)?,
         Medium::VxlanUdp => decap::vxlan_udp(pool, f, t)?,
-    }
+    };
     let p = pool.data(f);
     if let Err(reason) = from_elsewhere(p, t) {
         // Whoever looks at what was refused wants to see who sent it.
         f.unpull(head);
         return Err(reason.into());
     }
+    counters.received_from(sender, f.len());
     Ok(ipv4::dst(p))
 }
 
@@ -93,14 +94,14 @@ impl Forwarder {
     pub(super) fn admit(
         &mut self,
         batch: &mut Batch,
-        check: impl Fn(&mut FramePool, &mut Frame) -> Result<u32, Refused>,
+        check: impl Fn(&mut FramePool, &Counters, &mut Frame) -> Result<u32, Refused>,
         mut refuse: impl FnMut(&mut Forwarder, Frame, Refused),
     ) {
         assert!(batch.len() <= BURST, "a burst longer than its tables");
         let mut refused = [None; BURST];
         let mut passed = 0;
         for (f, refused) in batch.as_mut_slice().iter_mut().zip(&mut refused) {
-            match check(&mut self.pool, f) {
+            match check(&mut self.pool, &self.counters, f) {
                 Ok(dst) => {
                     own_checksum_only(f);
                     self.dsts[passed] = dst;

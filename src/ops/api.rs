@@ -6,7 +6,7 @@ use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
-use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LogLevelRow, NeighRow, PortRow, StatusRow};
+use super::view::{ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LogLevelRow, NeighRow, PortRow, StatusRow};
 use crate::control::logging;
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -39,13 +39,14 @@ pub enum Resource {
     Counters,
     Status,
     Config,
+    Activity,
     State,
     LogLevel,
     Log,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 12] = [
+    pub const ALL: [Resource; 13] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -55,6 +56,7 @@ impl Resource {
         Resource::Counters,
         Resource::Status,
         Resource::Config,
+        Resource::Activity,
         Resource::State,
         Resource::LogLevel,
         Resource::Log,
@@ -72,6 +74,7 @@ impl Resource {
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
             Resource::Config => "/v1/config",
+            Resource::Activity => "/v1/activity",
             Resource::State => "/v1/state",
             Resource::LogLevel => "/v1/log-level",
             Resource::Log => "/v1/log",
@@ -96,6 +99,7 @@ impl Resource {
             Resource::Config => serde_json::to_vec(&s.config()),
             Resource::LogLevel => serde_json::to_vec(&LogLevelRow::from(log()?.in_force())),
             Resource::Log => serde_json::to_vec(&log()?.lines()),
+            Resource::Activity => serde_json::to_vec(&s.activity()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
             }
@@ -292,6 +296,10 @@ impl Client {
         self.get(Resource::Config)
     }
 
+    pub fn activity(&self) -> Result<ActivityRow, ClientError> {
+        self.get(Resource::Activity)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
@@ -415,6 +423,9 @@ mod tests {
         }
         fn counters(&self) -> Vec<CounterRow> {
             vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
+        }
+        fn activity(&self) -> ActivityRow {
+            ActivityRow { node: "n1".into(), ..ActivityRow::default() }
         }
         fn config(&self) -> Vec<ConfigRow> {
             vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]

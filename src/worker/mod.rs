@@ -21,7 +21,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,16 @@ const FEW: usize = 24;
 const PAUSE: Duration = Duration::from_micros(50);
 const SMALL: usize = 512;
 
+/// The workers' clock, milliseconds: one for all, since they share what they write times into.
+pub fn now_ms() -> u64 {
+    ms_at(Instant::now())
+}
+
+fn ms_at(now: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    now.saturating_duration_since(*START).as_millis() as u64
+}
+
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
     index: usize,
@@ -65,7 +75,6 @@ pub struct Worker {
     ready: Vec<PortId>,
     batch: Batch,
     portion: Batch,
-    started: Instant,
     stopping: bool,
     since_poll: u32,
     spin: spin::Spin,
@@ -78,6 +87,8 @@ pub struct Worker {
     tap: Option<Arc<tap::Tap>>,
     /// Their bytes.
     moved_bytes: usize,
+    /// Up to when its time is counted as busy; `None` while it rests.
+    awake: Option<Instant>,
 }
 
 impl Worker {
@@ -87,7 +98,7 @@ impl Worker {
         poller.add_mailbox(mailbox.worker_waker.as_fd())?;
         Ok(Worker {
             index,
-            forwarder: Forwarder::new(pool, counters.clone()),
+            forwarder: Forwarder::new(pool, counters.clone(), reader.flows().clone()),
             reader,
             mailbox,
             counters,
@@ -98,7 +109,6 @@ impl Worker {
             ready: Vec::new(),
             batch: Batch::new(),
             portion: Batch::new(),
-            started: Instant::now(),
             stopping: false,
             since_poll: 0,
             spin: spin::Spin::new(Duration::ZERO),
@@ -107,6 +117,7 @@ impl Worker {
             moved: 0,
             tap: None,
             moved_bytes: 0,
+            awake: None,
         })
     }
 
@@ -140,9 +151,19 @@ impl Worker {
         poll::wake_in_time();
         while !self.stopping {
             self.wait()?;
-            self.turn_ready(self.now_ms());
+            let now = Instant::now();
+            self.count_busy(now);
+            self.awake = Some(now);
+            self.turn_ready(ms_at(now));
         }
         Ok(())
+    }
+
+    /// Counts the time since the last turn began, unless the worker rested in between, and lets it rest.
+    fn count_busy(&mut self, now: Instant) {
+        if let Some(since) = self.awake.take() {
+            self.counters.busy_ns.add((now - since).as_nanos() as u64);
+        }
     }
 
     /// Between turns under load.
@@ -160,6 +181,7 @@ impl Worker {
         self.ready.extend_from_slice(&self.always);
         self.since_poll += 1;
         if self.streak >= STREAK && self.moved < FEW {
+            self.count_busy(Instant::now());
             self.pause();
         }
         let busy = !self.active.is_empty();
@@ -180,12 +202,16 @@ impl Worker {
         let mut asleep = None;
         if timeout == SLEEP_MS {
             let now = Instant::now();
+            self.count_busy(now);
             if self.look(now)? {
                 return Ok(());
             }
             asleep = Some(now);
         }
         if timeout > 0 {
+            if asleep.is_none() {
+                self.count_busy(Instant::now());
+            }
             self.counters.sleeps.add(1);
         }
         let ready = &mut self.ready;
@@ -237,7 +263,7 @@ impl Worker {
     /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
     /// True if a frame was received.
     pub fn turn(&mut self) -> bool {
-        self.turn_at(self.now_ms())
+        self.turn_at(now_ms())
     }
 
     /// The same at a time of the caller's choice, milliseconds since any fixed moment; it must not go back.
@@ -245,10 +271,6 @@ impl Worker {
         self.ready.clear();
         self.all_ready();
         self.turn_ready(now_ms)
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
     }
 
     /// The worker's slots, to see that all came back.
@@ -312,7 +334,7 @@ impl Worker {
             }
         }
         match result {
-            Ok(report) => self.forwarder.lost_in_rx(report),
+            Ok(report) => self.forwarder.lost_in_rx(id, report),
             Err(e) => self.fail(id, &e),
         }
         n > 0

@@ -37,7 +37,7 @@ impl Node {
         node
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("10.1.0.{}", self.index)
     }
 

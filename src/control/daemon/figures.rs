@@ -2,7 +2,7 @@
 
 use super::Daemon;
 use crate::control::cluster::Cluster;
-use crate::control::facts::{Figures, PEERS};
+use crate::control::facts::{Figures, PEERS, PeerFact};
 use crate::control::model::{Pod, WorkloadEndpoint};
 use crate::control::netlink::routes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ impl Daemon {
     pub(super) fn figures(&mut self) -> Figures {
         let census = *self.census.get_or_insert_with(|| Census::of(&self.cluster));
         let desired = self.calculator.desired();
-        let (peers, peers_omitted) = self.planner.peer_packets(PEERS);
+        let (peers, peers_omitted) = self.first_peers();
         let mut kinds: BTreeMap<&'static str, u64> = BTreeMap::new();
         for i in self.planner.installed().values() {
             *kinds.entry(i.route.kind()).or_default() += 1;
@@ -42,7 +42,7 @@ impl Daemon {
         }
         Figures {
             generation: self.planner.generation(),
-            ports: self.port_facts(),
+            ports: self.port_uses().map(|u| u.port).collect(),
             past_ports: self.ports.past().clone(),
             peers,
             peers_omitted,
@@ -53,7 +53,21 @@ impl Daemon {
             conflicts,
             nodes: census.nodes,
             workloads: census.workloads,
+            host_flows: self.planner.flows().len(),
             host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
         }
+    }
+
+    /// The first by name of the nodes that are counted, and how many more there are.
+    fn first_peers(&self) -> (Vec<PeerFact>, usize) {
+        let counted = self.planner.peers();
+        let nodes = self.cluster.all_nodes().into_iter();
+        let mut all = nodes.filter_map(|(name, n)| {
+            let address = n.address?.addr();
+            Some((name, address, *counted.get(&address)?))
+        });
+        let first = all.by_ref().take(PEERS).map(|(name, address, counted)| PeerFact { node: Some(name.to_owned()), address, counted });
+        let first = first.collect();
+        (first, all.count())
     }
 }

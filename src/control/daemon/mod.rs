@@ -19,6 +19,7 @@ use super::calc::Calculator;
 use super::cluster::{Changed, Cluster};
 use super::config::{self, Config, WorkloadDriver};
 use super::conflict::{Conflicts, Home, Source};
+use super::conntrack;
 use super::datastore::{self, Store};
 use super::desired::Delta;
 use super::env::Environment;
@@ -187,6 +188,11 @@ impl Daemon {
         node::tell_ignored(&config);
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
+        match conntrack::recover(publisher.flows(), crate::worker::now_ms()) {
+            Ok(0) => {}
+            Ok(n) => tracing::info!("the host's connection tracking knows {n} flows whose answers go through the host"),
+            Err(e) => tracing::info!("{}: {e}; flows that the host translates are known from their next packet on", conntrack::TABLE),
+        }
         let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
@@ -251,10 +257,11 @@ impl Daemon {
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
                 changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
-                () = self.shared.asked() => {
+                () = self.shared.asked() => self.shared.answer(|| self.facts()),
+                () = self.shared.inventory_board().asked() => self.shared.inventory_board().answer(|| self.inventory()),
+                () = self.shared.figures_board().asked() => {
                     let shared = self.shared.clone();
-                    shared.answer_facts(|| self.facts());
-                    shared.answer_figures(|| self.figures());
+                    shared.figures_board().answer(|| self.figures());
                 }
                 () = self.node.changed() => self.report(&Delta::none()),
                 result = &mut api => {
@@ -287,6 +294,7 @@ impl Daemon {
         }
         if self.next_housekeeping <= now {
             self.next_housekeeping = now + HOUSEKEEPING;
+            self.planner.flows().sweep(crate::worker::now_ms());
             if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
                 tracing::warn!("neighbours: {e}");
             }

@@ -5,7 +5,7 @@ use crate::control::cluster::Cluster;
 use crate::control::config::Config;
 use crate::control::conflict::Present;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
-use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
+use crate::control::facts::{EndpointFact, Facts, Inventory, NeighFact, PeerFact, PortUse, RouteFact};
 use crate::control::logging::{self, Level};
 use crate::control::model::Monitoring;
 use crate::control::netlink::NeighState;
@@ -17,6 +17,7 @@ use crate::ops::view::ConflictRow;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 impl Daemon {
     /// Logs problems that are new and those that are over; says where metrics and health are to be served.
@@ -48,22 +49,11 @@ impl Daemon {
         store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned()).chain(own)
     }
 
-    /// Ports with the pods that they are for.
-    pub(super) fn port_facts(&self) -> Vec<PortFact> {
-        let mut ports = self.ports.facts();
-        for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
-            if let Some(e) = self.calculator.desired().endpoints.get(name.as_str()) {
-                name.clone_from(&e.workload);
-            }
-        }
-        ports
-    }
-
     /// What is in force now.
     pub(super) fn facts(&self) -> Facts {
         let desired = self.calculator.desired();
         let node = desired.node.as_ref();
-        let ports = self.port_facts();
+        let ports: Vec<PortFact> = self.port_uses().map(|u| u.port).collect();
         Facts {
             node: self.config.node.clone(),
             uplink: self.config.uplink.interface.clone(),
@@ -82,6 +72,40 @@ impl Daemon {
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
             conflicts: self.conflicts.present().map(conflict_row).collect(),
         }
+    }
+
+    /// What counters are kept of now.
+    pub(super) fn inventory(&self) -> Inventory {
+        Inventory {
+            node: self.config.node.clone(),
+            in_sync: self.in_sync,
+            generation: self.planner.generation(),
+            routes: self.planner.installed().len(),
+            ports: self.port_uses().collect(),
+            peers: self.peers(),
+        }
+    }
+
+    /// Ports, those of workloads under the names of their pods.
+    pub(super) fn port_uses(&self) -> impl Iterator<Item = PortUse> {
+        self.ports.facts().into_iter().map(|mut port| {
+            let endpoint = port.workload.as_deref().and_then(|name| self.calculator.desired().endpoints.get(name));
+            if let Some(e) = endpoint {
+                port.workload = Some(e.workload.clone());
+            }
+            PortUse { port, addresses: endpoint.map(|e| e.addresses.clone()).unwrap_or_default() }
+        })
+    }
+
+    fn peers(&self) -> Vec<PeerFact> {
+        let nodes = self.cluster.all_nodes();
+        let names: BTreeMap<Ipv4Addr, &str> = nodes.iter().filter_map(|(name, n)| Some((n.address?.addr(), *name))).collect();
+        let row = |(address, peer): (&Ipv4Addr, &plan::Peer)| PeerFact {
+            node: names.get(address).map(|n| (*n).to_owned()),
+            address: *address,
+            counted: *peer,
+        };
+        self.planner.peers().iter().map(row).collect()
     }
 
     /// What pods are to use; `None` until this node and its uplink are known.

@@ -4,6 +4,7 @@ use super::family as f;
 use super::{Set, Value};
 use crate::control::conflict::Kind;
 use crate::control::facts::{Figures, PortTotals, Shared};
+use crate::control::plan::PeerTotals;
 use crate::control::ports::PortFact;
 use crate::drop::{DropReason, PuntReason};
 use crate::port::losses;
@@ -25,8 +26,9 @@ pub(super) fn all(shared: &Shared, out: &mut Set) {
         figures.ports.iter().map(|p| (p, PortTotals::of(shared.counters(), p.id).since(p.base))).collect();
     roles(&figures, &totals, out);
     pods(&totals, out);
-    peers(&figures, out);
+    peers(shared, &figures, out);
     fib(&figures, out);
+    out.one(&f::FLOWS, figures.host_flows);
     felix(shared, &figures, out);
 }
 
@@ -51,12 +53,14 @@ fn ends(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
 
 fn workers(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
     type Read = fn(&Counters) -> u64;
-    let each: [(&f::Family, Read); 9] = [
+    let each: [(&f::Family, Read); 11] = [
         (&f::RECEIVED, |c| c.received.get()),
         (&f::GENERATED, |c| c.generated.get()),
         (&f::SENT, |c| c.sent.get()),
         (&f::COALESCED, |c| c.coalesced.get()),
         (&f::HELD, |c| c.held.get()),
+        (&f::FLOWS_KEPT, |c| c.flows_kept.get()),
+        (&f::FLOWS_EVICTED, |c| c.flows_evicted.get()),
         (&f::TURNS, |c| c.turns.get()),
         (&f::IDLE_TURNS, |c| c.idle_turns.get()),
         (&f::SLEEPS, |c| c.sleeps.get()),
@@ -123,9 +127,20 @@ fn pods(totals: &[(&PortFact, PortTotals)], out: &mut Set) {
     out.add(&f::POD_BYTES, both(|t| [t.rx_bytes, t.tx_bytes]));
 }
 
-fn peers(figures: &Figures, out: &mut Set) {
+fn peers(shared: &Shared, figures: &Figures, out: &mut Set) {
+    let peers: Vec<(&str, PeerTotals)> =
+        figures.peers.iter().filter_map(|p| p.node.as_deref().map(|n| (n, shared.peer(p.counted)))).collect();
     out.one(&f::PEERS_OMITTED, figures.peers_omitted);
-    out.add(&f::PEER_PACKETS, figures.peers.iter().map(|(node, n)| ([node.clone()], (*n).into())));
+    let both = |read: fn(&PeerTotals) -> [u64; 2]| {
+        let sample = move |(node, t): &(&str, PeerTotals)| {
+            let [to, from] = read(t);
+            let label = |direction: &str| [(*node).to_owned(), direction.to_owned()];
+            [(label("to-peer"), to.into()), (label("from-peer"), from.into())]
+        };
+        peers.iter().flat_map(sample).collect::<Vec<_>>()
+    };
+    out.add(&f::PEER_PACKETS, both(|t| [t.tx_packets, t.rx_packets]));
+    out.add(&f::PEER_BYTES, both(|t| [t.tx_bytes, t.rx_bytes]));
 }
 
 fn fib(figures: &Figures, out: &mut Set) {

@@ -1,8 +1,10 @@
 use super::family::ALL;
 use super::*;
-use crate::control::facts::{Facts, Figures, PEERS, PortTotals};
+use crate::control::facts::{Facts, Figures, PEERS, PeerFact, PortTotals};
+use crate::control::plan::{Peer, PeerTotals};
 use crate::control::ports::{Losses, PortFact};
 use crate::drop::DropReason;
+use crate::fib::PeerId;
 use crate::frame::PortId;
 use crate::port::losses::{Kind, Observed};
 use crate::worker::Counters;
@@ -26,6 +28,11 @@ fn port(id: u16, role: &'static str, workload: Option<String>) -> PortFact {
     }
 }
 
+fn peer(id: u32) -> PeerFact {
+    let counted = Peer { id: PeerId(id), base: PeerTotals::default() };
+    PeerFact { node: Some(format!("peer-{:04}", id - 1)), address: std::net::Ipv4Addr::from(0x0a01_0000 + id), counted }
+}
+
 /// A node with this many pods and peers.
 fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
@@ -33,11 +40,11 @@ fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     let mut figures = Figures { generation: 7, pod_mtu: Some(1450), vteps: 1, ..Figures::default() };
     figures.ports = vec![port(0, "uplink", None), port(1, "host", None)];
     figures.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
-    figures.peers = (0..peers).take(PEERS).map(|i| (format!("peer-{i:04}"), 5)).collect();
+    figures.peers = (0..peers).take(PEERS).map(|i| peer(i + 1)).collect();
     figures.peers_omitted = (peers as usize).saturating_sub(PEERS);
     figures.routes.insert("ipip", peers.into());
     let shared = Shared::new(facts, vec![counters.clone()], tokio::sync::mpsc::unbounded_channel().0);
-    shared.set_figures(figures);
+    shared.figures_board().answer(|| figures);
     shared.tally().set_in_sync();
     // Nobody answers but the tests.
     shared.close();
@@ -77,7 +84,7 @@ fn an_independent_reader_finds_every_declared_metric_and_no_other() {
     let socket = Observed::new(UdpSocket::bind("127.0.0.1:0").unwrap().into());
     let mut figures = (*shared.figures()).clone();
     figures.ports[0].losses = Losses(Arc::new([socket.reader(Kind::Buffer)]));
-    shared.set_figures(figures);
+    shared.figures_board().answer(|| figures);
     let found = names(&scrape(&Metrics::new(shared)));
     let own: BTreeSet<&str> = found.iter().map(String::as_str).filter(|n| !n.starts_with("process_")).collect();
     assert_eq!(own, ALL.iter().map(|f| f.name).collect::<BTreeSet<_>>());
@@ -92,6 +99,8 @@ fn counters_are_read_live_and_named_by_prometheus_rules() {
     counters.count_drop(DropReason::NoRoute, 3);
     counters.port(PortId(2)).rx_bytes.add(1000);
     counters.port(PortId(2)).tx_frames.add(4);
+    counters.sent_to(PeerId(1), 100);
+    counters.received_from(PeerId(1), 60);
     counters.turns.add(5);
     let after = scrape(&metrics);
     let grown = |key: &str| after[key] - before[key];
@@ -103,7 +112,11 @@ fn counters_are_read_live_and_named_by_prometheus_rules() {
     assert_eq!(grown(&format!("tortie_pod_bytes_total{}", pod("from-pod"))), 1000.0);
     assert_eq!(grown(&format!("tortie_pod_packets_total{}", pod("to-pod"))), 4.0);
     assert_eq!(grown("tortie_port_bytes_total{\"direction\": \"received\", \"role\": \"workload\"}"), 1000.0);
-    assert_eq!(after["tortie_peer_packets_total{\"peer\": \"peer-0000\"}"], 5.0);
+    let peer = |what: &str, direction: &str| {
+        grown(&format!("tortie_peer_{what}_total{{\"direction\": \"{direction}\", \"peer\": \"peer-0000\"}}"))
+    };
+    assert_eq!((peer("packets", "to-peer"), peer("packets", "from-peer")), (1.0, 1.0));
+    assert_eq!((peer("bytes", "to-peer"), peer("bytes", "from-peer")), (100.0, 60.0));
     assert_eq!(grown("tortie_worker_turns_total{\"worker\": \"0\"}"), 5.0);
     for f in ALL.iter().filter(|f| f.name.starts_with("tortie_")) {
         assert_eq!(f.name.ends_with("_total"), f.kind == Type::Counter, "{}", f.name);
@@ -111,7 +124,7 @@ fn counters_are_read_live_and_named_by_prometheus_rules() {
 }
 
 #[test]
-fn the_sum_of_a_role_survives_what_it_summed() {
+fn sums_of_a_role_survive_what_they_summed() {
     let (shared, counters) = sample(2, 1);
     let metrics = Metrics::new(shared.clone());
     counters.port(PortId(2)).rx_frames.add(10);
@@ -122,7 +135,7 @@ fn the_sum_of_a_role_survives_what_it_summed() {
     let mut figures = (*shared.figures()).clone();
     figures.ports.retain(|p| p.id != PortId(2));
     figures.past_ports.insert("workload", PortTotals { rx_frames: 10, ..PortTotals::default() });
-    shared.set_figures(figures);
+    shared.figures_board().answer(|| figures);
     assert_eq!(scrape(&metrics)[key], before);
 }
 
@@ -131,7 +144,7 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
     let (few, many) = (scrape(&Metrics::new(sample(1, 1).0)), scrape(&Metrics::new(sample(1000, 1000).0)));
     let count = |s: &BTreeMap<String, f64>, name: &str| s.keys().filter(|k| k.starts_with(name)).count();
     assert_eq!((count(&few, "tortie_pod_packets_total"), count(&many, "tortie_pod_packets_total")), (2, 2 * read::PODS));
-    assert_eq!(count(&many, "tortie_peer_packets_total"), PEERS);
+    assert_eq!(count(&many, "tortie_peer_packets_total"), 2 * PEERS);
     assert_eq!((many["tortie_pods_omitted{}"], many["tortie_peers_omitted{}"]), (488.0, 744.0));
     let others = |s: &BTreeMap<String, f64>| s.len() - count(s, "tortie_pod_") - count(s, "tortie_peer_");
     assert_eq!(others(&few), others(&many), "nothing else grows");
@@ -145,7 +158,7 @@ fn strange_names_are_escaped() {
     let (shared, _) = sample(0, 0);
     let mut figures = (*shared.figures()).clone();
     figures.ports.push(port(9, "workload", Some("odd\"name\\with\nall".into())));
-    shared.set_figures(figures);
+    shared.figures_board().answer(|| figures);
     let all = scrape(&Metrics::new(shared));
     assert!(all.keys().any(|k| k.starts_with("tortie_pod_bytes_total") && k.contains("odd")), "{all:?}");
 }
