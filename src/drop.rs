@@ -61,6 +61,7 @@ reasons! {
         WorkloadTunnel = "workload-tunnel", "A workload sent VXLAN or IP-in-IP towards a node.";
         UnknownPort = "unknown-port", "The frame entered on a port that the snapshot does not know.";
         TunnelSenderUnknown = "tunnel-sender-unknown", "A tunnel packet from an address that is not a node's.";
+        OwnSource = "own-source", "A tunnel packet whose inner source is this node's own address: another machine has it too.";
         OuterNotOurs = "outer-not-ours", "A frame on the uplink that is not a tunnel packet for this node.";
         OuterUdpLength = "outer-udp-length", "The outer UDP length disagrees with the packet.";
         OuterUdpChecksum = "outer-udp-checksum", "The outer UDP checksum is present and wrong.";
@@ -69,6 +70,7 @@ reasons! {
         VxlanFlags = "vxlan-flags", "The VXLAN I flag is not set.";
         VxlanVni = "vxlan-vni", "A VNI that is not ours.";
         VxlanInnerMac = "vxlan-inner-mac", "The inner destination MAC is not this node's VTEP MAC.";
+        VxlanOwnMac = "vxlan-own-mac", "The inner source MAC is this node's own VTEP MAC: another machine has it too.";
         VxlanInnerType = "vxlan-inner-type", "The inner frame is not IPv4.";
         EcnInvalid = "ecn-invalid", "Outer congestion mark over an inner packet that is not ECN-capable (RFC 6040, 4.2).";
         MtuExceeded = "mtu-exceeded", "Longer than the next hop's MTU with DF set; fragmentation-needed was sent if the rules allow one.";

@@ -15,6 +15,7 @@ mod fib;
 mod generate;
 mod ipam;
 mod lab;
+mod log_level;
 mod neigh;
 mod node;
 mod peers;
@@ -70,6 +71,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
     Config(view::View),
+    /// What the daemon's log shows, or from now on is to show
+    LogLevel(log_level::Args),
     /// What would happen to a packet, and why: route, pool, encapsulation, MTU, the bytes that leave
     Explain(explain::Args),
     /// The next packets that match, stage by stage, on the running node
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Verb::Top(a) => top::run(&a),
         Verb::Doctor(a) => doctor::run(&a),
         Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
+        Verb::LogLevel(a) => log_level::run(&a),
         Verb::Explain(a) => explain::run(&a),
         Verb::Trace(a) => trace::run(&a),
         Verb::Capture(a) => capture::run(&a),

@@ -96,6 +96,7 @@ mod tests {
             tunnel_address: None,
             pod_mtu: None,
             problems: vec!["x".into()],
+            conflicts: vec![],
         };
         let text = own(&row);
         assert!(text.starts_with("\ntortie 0.1.0 (pid 7) forwards for node n1 (192.168.3.1)"), "{text}");

@@ -4,10 +4,9 @@ use super::Outcome;
 use crate::cni::install::Installer;
 use crate::control::config::{self, Config};
 use crate::control::env::Environment;
-use std::io;
+use crate::control::logging;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,13 +15,13 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Runs until SIGTERM or SIGINT. Logs to standard error, at level info unless `TORTIE_LOG` says otherwise.
+/// Runs until SIGTERM or SIGINT.
 pub fn run(args: &Args) -> Outcome {
-    // The Kubernetes client logs every failed try; the datastore says it once.
-    let filter = EnvFilter::try_from_env("TORTIE_LOG").unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).with_target(false).init();
+    let config = Config::load(&args.config, &Environment::of_process());
+    let log = config.as_ref().map(|c| (c.log.format, c.felix.log.or(c.log.level))).unwrap_or_default();
+    logging::start(log.0, log.1.unwrap_or_default(), std::env::var(logging::VARIABLE).ok())?;
     // A configuration that cannot be read is the daemon's to report.
-    if let Ok(config) = Config::load(&args.config, &Environment::of_process())
+    if let Ok(config) = config
         && let Some(installer) = Installer::new(&args.config, &config)?
     {
         installer.start()?;

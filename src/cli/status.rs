@@ -4,7 +4,7 @@ use super::table::{Style, Tone, notes, or_dash};
 use super::view::{self, View};
 use super::{Outcome, print};
 use crate::ops::api::{Client, ClientError};
-use crate::ops::view::{CounterRow, DropRow, PortRow, StatusRow};
+use crate::ops::view::{ConflictRow, CounterRow, DropRow, PortRow, StatusRow};
 use serde::Serialize;
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub struct Args {
     #[command(flatten)]
     view: View,
-    /// Exit code 1 unless the node is well: in sync, every port up, no problem
+    /// Exit code 1 unless the node is well: in sync, every port up, no problem, no conflict
     #[arg(long)]
     check: bool,
 }
@@ -45,7 +45,7 @@ impl Status {
         drops.sort_by_key(|d| std::cmp::Reverse(d.packets));
         drops.truncate(REASONS);
         Status {
-            well: row.in_sync && row.problems.is_empty() && ports_down.is_empty(),
+            well: row.in_sync && row.problems.is_empty() && row.conflicts.is_empty() && ports_down.is_empty(),
             ports_up: ports.len() - ports_down.len(),
             ports_down,
             packets: counters.into_iter().find(|c| c.worker == "total").unwrap_or_default(),
@@ -64,6 +64,8 @@ pub fn show(args: &Args) -> Outcome {
 fn lines(s: &Status, style: Style) -> String {
     let r = &s.row;
     let mut out = notes(style, Tone::Bad, "Problems:", &r.problems);
+    let conflicts: Vec<String> = r.conflicts.iter().flat_map(conflict).collect();
+    out.push_str(&notes(style, Tone::Bad, "Conflicts:", &conflicts));
     let verdict = if s.well { style.paint(Tone::Good, "well") } else { style.paint(Tone::Bad, "not well") };
     let sync = if r.in_sync { style.paint(Tone::Good, "in sync") } else { style.paint(Tone::Bad, "not read completely yet") };
     let ports = match s.ports_down.as_slice() {
@@ -92,6 +94,15 @@ fn lines(s: &Status, style: Style) -> String {
     out
 }
 
+/// Who, what, and what to do.
+fn conflict(c: &ConflictRow) -> [String; 3] {
+    let often = match c.times {
+        1 => format!("since {} s", c.age),
+        n => format!("{n} times in {} s", c.age),
+    };
+    [format!("{} {}: {} ({often})", c.kind, c.subject, c.parties.join(" and ")), format!("  {}", c.found), format!("  To do: {}", c.remedy)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +120,7 @@ mod tests {
             tunnel_address: Some("10.244.1.0".parse().unwrap()),
             pod_mtu: Some(1450),
             problems: problems.iter().map(|p| (*p).to_owned()).collect(),
+            conflicts: vec![],
         };
         let port = PortRow {
             id: 1,
@@ -152,5 +164,23 @@ mod tests {
         let text = lines(&status(false, "gone", &["pool.yaml: spec.cidr: not a prefix"]), Style::Plain);
         assert!(text.starts_with("Problems:\n  pool.yaml: spec.cidr: not a prefix\nNode: "), "{text}");
         assert!(text.contains("Ports:            0 up, 1 down: eth0 (uplink)\n") && text.contains("not read completely yet"), "{text}");
+    }
+
+    #[test]
+    fn a_conflict_names_both_parties_and_the_remedy() {
+        let mut s = status(true, "up", &[]);
+        s.row.conflicts = vec![ConflictRow {
+            kind: "block".into(),
+            subject: "10.244.1.0/26".into(),
+            parties: vec!["node a".into(), "node b".into()],
+            found: "two owners".into(),
+            remedy: "delete one".into(),
+            times: 3,
+            age: 9,
+        }];
+        let s = Status::of(s.row, &[], vec![], vec![]);
+        assert!(!s.well);
+        let want = "Conflicts:\n  block 10.244.1.0/26: node a and node b (3 times in 9 s)\n    two owners\n    To do: delete one\nNode: ";
+        assert!(lines(&s, Style::Plain).starts_with(want), "{}", lines(&s, Style::Plain));
     }
 }

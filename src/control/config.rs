@@ -3,6 +3,7 @@
 
 use super::cni::{self, CniInstall};
 use super::env::{EnvError, Environment};
+use super::logging::{Format, Level};
 use super::model::{FelixConfiguration, Listen, Monitoring};
 use super::node::settings::Settings;
 use super::origins::Origins;
@@ -39,6 +40,7 @@ pub struct Config {
     pub monitoring: Monitoring,
     /// How other nodes are measured.
     pub probes: probe::Settings,
+    pub log: Logging,
     /// What to install for container runtimes, if anything.
     pub cni: Option<CniInstall>,
     /// How the node describes itself in the datastore, where it does.
@@ -138,6 +140,13 @@ pub struct Xdp {
     pub busy_poll: u16,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logging {
+    pub format: Format,
+    /// Goes over FelixConfiguration.
+    pub level: Option<Level>,
+}
+
 /// Where the kernel runs XDP programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
@@ -223,6 +232,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         "metrics",
         "health",
         "probes",
+        "log",
     ])?;
     let node = root.get("node")?;
     let name = if node.is_present() { Some(node.required_text()?.to_owned()) } else { None };
@@ -239,6 +249,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         xdp: xdp(&root.get("xdp")?)?,
         monitoring: Monitoring { metrics: listen(&root.get("metrics")?)?, health: listen(&root.get("health")?)? },
         probes: probe::Settings::read(&root.get("probes")?, folder)?,
+        log: log(&root.get("log")?)?,
         cni: cni::read(&root.get("cni")?, folder)?,
         start: Settings::default(),
         felix: FelixConfiguration::default(),
@@ -325,6 +336,11 @@ fn xdp(f: &Field) -> Result<Xdp, FieldError> {
     })
 }
 
+fn log(f: &Field) -> Result<Logging, FieldError> {
+    f.only(&["format", "level"])?;
+    Ok(Logging { format: f.get("format")?.one_of(&Format::ALL)?.unwrap_or_default(), level: f.get("level")?.one_of(&Level::ALL)? })
+}
+
 fn listen(f: &Field) -> Result<Listen, FieldError> {
     const KEYS: [&str; 3] = ["enabled", "host", "port"];
     f.only(&KEYS)?;
@@ -362,6 +378,7 @@ mod tests {
             xdp: Xdp { mode: XdpMode::Auto, busy_poll: 0 },
             monitoring: Monitoring::default(),
             probes: probe::Settings::default(),
+            log: Logging::default(),
             cni: None,
             start: Settings::default(),
             felix: FelixConfiguration::default(),
@@ -375,7 +392,7 @@ mod tests {
         let c = parse(
             "node: B\ndatastore: {kind: file, path: manifests}\nuplink: {interface: eth0, driver: af-xdp, super-frames: off}\nworkloads: {driver: af-packet}\n\
              host: {interface: tun9}\nworkers: 4\napi: {socket: t.sock}\nxdp: {mode: generic, busy-poll: 50}\n\
-             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\n\
+             metrics: {enabled: true, host: 10.0.0.1, port: 9191}\nhealth: {enabled: false}\nlog: {format: json, level: debug}\n\
              probes: {enabled: false, interval: 1500ms, key-file: key}\n",
         )
         .unwrap();
@@ -386,6 +403,7 @@ mod tests {
         assert_eq!((c.monitoring.metrics, c.monitoring.health.enabled), (metrics, Some(false)));
         let probes = probe::Settings { enabled: false, interval: Duration::from_millis(1500), key_file: Some("/etc/tortie/key".into()) };
         assert_eq!(c.probes, probes);
+        assert_eq!(c.log, Logging { format: Format::Json, level: Some(Level::Debug) });
         assert_eq!((c.xdp.busy_poll, c.uplink.super_frames), (50, SuperFrames::Off));
         assert_eq!((c.workers, c.host.interface.as_str(), c.api.socket.to_str().unwrap()), (4, "tun9", "/etc/tortie/t.sock"));
     }
@@ -441,7 +459,7 @@ mod tests {
             ),
             (
                 "nodes: a\n",
-                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health, probes",
+                ":1: nodes: unknown key; one of node, datastore, uplink, workloads, host, workers, spin, api, calico, xdp, cni, metrics, health, probes, log",
             ),
             ("datastore:\n  kind: etcd\n", ":2: datastore.kind: \"etcd\" is not one of file, kubernetes"),
             (
@@ -473,6 +491,8 @@ mod tests {
             (&format!("{MINIMAL}health: {{port: 70000}}\n"), ":4: health.port: a whole number from 1 to 65535 is required"),
             (&format!("{MINIMAL}probes: {{interval: 10}}\n"), ":4: probes.interval: text is required, not the number 10"),
             (&format!("{MINIMAL}probes: {{interval: 100ms}}\n"), ":4: probes.interval: \"100ms\" is not a time from 500ms to 3600s"),
+            (&format!("{MINIMAL}log: {{format: xml}}\n"), ":4: log.format: \"xml\" is not one of text, json, journald"),
+            (&format!("{MINIMAL}log: {{level: loud}}\n"), ":4: log.level: \"loud\" is not one of off, error, warn, info, debug, trace"),
             (&format!("{MINIMAL}node: b\n"), ":4: not YAML: "),
             ("a: [\n", "not YAML"),
             ("", ": 0 YAML documents"),

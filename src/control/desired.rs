@@ -1,6 +1,7 @@
 //! What `calc` computes from the cluster and `plan` turns into a snapshot: routes and endpoints in the
 //! cluster's own terms, before ports, neighbours and MACs of the underlay come in.
 
+use super::conflict::Conflict;
 use crate::control::pattern::Pattern;
 use crate::wire::{Mac, vxlan::Vni};
 use ipnet::{IpNet, Ipv4Net};
@@ -27,6 +28,8 @@ pub struct Desired {
     pub pools: BTreeSet<IpNet>,
     /// Oddities in the cluster's state that an operator should hear of, one line each.
     pub warnings: BTreeSet<String>,
+    /// What two nodes claim.
+    pub conflicts: BTreeSet<Conflict>,
 }
 
 /// This node's own parameters.
@@ -164,7 +167,7 @@ pub struct Parts {
     pub addresses: BTreeSet<Ipv4Addr>,
     /// Nodes that may have come, changed or gone as VTEPs.
     pub vteps: BTreeSet<Arc<str>>,
-    /// Whether warnings may have come or gone.
+    /// Whether warnings or conflicts may have come or gone.
     pub warnings: bool,
 }
 
@@ -179,7 +182,7 @@ impl Delta {
         !matches!(self, Delta::Parts(p) if p.endpoints.is_empty())
     }
 
-    /// Whether warnings may have come or gone.
+    /// Whether warnings or conflicts may have come or gone.
     pub fn has_warnings(&self) -> bool {
         !matches!(self, Delta::Parts(p) if !p.warnings)
     }

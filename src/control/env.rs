@@ -122,8 +122,8 @@ const VARIABLES: [(&str, Use); 35] = [
     ("CALICO_ROUTER_ID", Use::Ignored(NO_BGP)),
     ("CALICO_ADVERTISE_CLUSTER_IPS", Use::Ignored(NO_BGP)),
     ("CALICO_MANAGE_CNI", Use::Ignored("CNI plugin and its configuration are installed from outside")),
-    ("CALICO_STARTUP_LOGLEVEL", Use::Ignored("TORTIE_LOG sets the log level")),
-    ("CALICO_DISABLE_FILE_LOGGING", Use::Ignored("the log goes to standard error only")),
+    ("CALICO_STARTUP_LOGLEVEL", Use::Ignored("FELIX_LOGSEVERITYSCREEN sets the log level from the start")),
+    ("CALICO_DISABLE_FILE_LOGGING", Use::Ignored("log.format in the configuration says where the log goes")),
     ("CALICO_NODENAME_FILE", Use::Ignored("calico.dir in the configuration names the folder")),
 ];
 
@@ -316,12 +316,14 @@ enum Form {
     Text,
     /// Items between commas.
     List,
+    /// A log level; `none` is one.
+    Severity,
     /// One of these words, in any case.
     Word(&'static [&'static str]),
 }
 
 /// The part behind `FELIX_`, and the field of FelixConfiguration that it goes over: each that is read from objects.
-const FELIX: [(&str, &str, Form); 19] = [
+const FELIX: [(&str, &str, Form); 20] = [
     ("VXLANENABLED", "vxlanEnabled", Form::Flag),
     ("IPINIPENABLED", "ipipEnabled", Form::Flag),
     ("VXLANPORT", "vxlanPort", Form::Number),
@@ -335,6 +337,7 @@ const FELIX: [(&str, &str, Form); 19] = [
     ("EXTERNALNODESCIDRLIST", "externalNodesList", Form::List),
     ("WORKLOADSOURCESPOOFING", "workloadSourceSpoofing", Form::Word(&["Disabled", "Any"])),
     ("ROUTESOURCE", "routeSource", Form::Word(&["CalicoIPAM", "WorkloadIPs"])),
+    ("LOGSEVERITYSCREEN", "logSeverityScreen", Form::Severity),
     ("PROMETHEUSMETRICSENABLED", "prometheusMetricsEnabled", Form::Flag),
     ("PROMETHEUSMETRICSHOST", "prometheusMetricsHost", Form::Text),
     ("PROMETHEUSMETRICSPORT", "prometheusMetricsPort", Form::Number),
@@ -382,7 +385,7 @@ impl Form {
             Form::Number if none => json!(0),
             Form::Number => json!(number(value).ok_or("a whole number is required")?),
             Form::Text if none => json!(""),
-            Form::Text => json!(value),
+            Form::Text | Form::Severity => json!(value),
             Form::List if none => json!([]),
             Form::List => json!(value.split(',').map(str::trim).filter(|i| !i.is_empty()).collect::<Vec<_>>()),
             Form::Word(words) => {
@@ -518,6 +521,7 @@ mod tests {
             ("EXTERNALNODESCIDRLIST", "10.0.0.1, 10.9.0.0/24", "10.0.0.1/32,10.9.0.0/24"),
             ("WORKLOADSOURCESPOOFING", "any", "Any"),
             ("ROUTESOURCE", "workloadips", "WorkloadIPs"),
+            ("LOGSEVERITYSCREEN", "Warning", "warn"),
             ("PROMETHEUSMETRICSENABLED", "true", "true"),
             ("PROMETHEUSMETRICSHOST", "none", ""),
             ("PROMETHEUSMETRICSPORT", "9191", "9191"),

@@ -2,6 +2,7 @@
 //! cost nothing for it. Counters are read live from the workers.
 
 use super::cluster::Cluster;
+use super::conflict;
 use super::desired::{Route, Vtep};
 use super::model::Monitoring;
 use super::plan::{self, Peer, PeerTotals};
@@ -11,7 +12,7 @@ use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::flows::Entry;
 use crate::frame::PortId;
-use crate::ops::view::ConfigRow;
+use crate::ops::view::{ConfigRow, ConflictRow};
 use crate::snapshot::Snapshot;
 use crate::wire::Mac;
 use crate::worker::Counters;
@@ -116,6 +117,31 @@ pub struct Facts {
     pub ports: Vec<PortFact>,
     pub endpoints: Vec<EndpointFact>,
     pub problems: Vec<String>,
+    pub conflicts: Vec<ConflictRow>,
+    /// Every setting with where it comes from.
+    pub config: Vec<ConfigRow>,
+}
+
+/// Other nodes with metrics of their own: the first by name, so that the choice is stable.
+pub const PEERS: usize = 256;
+
+/// What metrics are made from besides counters: no more than that, as it is asked for every few seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub generation: u64,
+    pub ports: Vec<PortFact>,
+    /// What ports that are gone had done, by role.
+    pub past_ports: BTreeMap<&'static str, PortTotals>,
+    /// The first [`PEERS`] other nodes by name, and how many are left out.
+    pub peers: Vec<PeerFact>,
+    pub peers_omitted: usize,
+    /// Routes in force by kind.
+    pub routes: BTreeMap<&'static str, u64>,
+    pub vteps: usize,
+    pub pod_mtu: Option<u16>,
+    pub problems: usize,
+    /// Conflicts that are not over, by kind.
+    pub conflicts: [u64; conflict::Kind::ALL.len()],
     /// Cluster-wide: nodes, and workloads that have an address.
     pub nodes: usize,
     pub workloads: usize,
@@ -123,11 +149,6 @@ pub struct Facts {
     pub host_routes: usize,
     /// Entries of the table of flows from the host stack.
     pub host_flows: usize,
-    /// What ports that are gone had done, by role.
-    pub past_ports: BTreeMap<&'static str, PortTotals>,
-    pub peers: Vec<PeerFact>,
-    /// Every setting with where it comes from.
-    pub config: Vec<ConfigRow>,
 }
 
 /// A port in use and the interface that it is on.
@@ -246,8 +267,10 @@ impl<T> Board<T> {
 
 /// Facts and counters, shared with those who look.
 pub struct Shared {
+    node: String,
     facts: Board<Facts>,
     inventory: Board<Inventory>,
+    figures: Board<Figures>,
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
     tally: Tally,
@@ -262,8 +285,10 @@ impl Shared {
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
         let inventory = Inventory { node: facts.node.clone(), ..Inventory::default() };
         Shared {
+            node: facts.node.clone(),
             facts: Board::new(facts),
             inventory: Board::new(inventory),
+            figures: Board::new(Figures::default()),
             counters,
             requests,
             tally: Tally::default(),
@@ -299,6 +324,21 @@ impl Shared {
         self.inventory.ask()
     }
 
+    /// What metrics are made from. Waits as [`Shared::facts`] does.
+    pub fn figures(&self) -> Arc<Figures> {
+        self.figures.ask()
+    }
+
+    /// Where the control plane answers [`Shared::figures`].
+    pub fn figures_board(&self) -> &Board<Figures> {
+        &self.figures
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Until somebody asks for the facts. Cancel-safe.
     pub async fn asked(&self) {
         self.facts.asked().await;
@@ -318,6 +358,7 @@ impl Shared {
     pub fn close(&self) {
         self.facts.close();
         self.inventory.close();
+        self.figures.close();
     }
 
     /// One per worker.
@@ -365,6 +406,11 @@ impl Shared {
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
         facts.problems.iter().cloned().chain(own).chain(self.probes.summary().problems).collect()
+    }
+
+    /// How many services are not offered.
+    pub fn faults(&self) -> usize {
+        self.faults.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Packets that took a route since it was installed; `None` beyond the counted ones.

@@ -1,9 +1,11 @@
 //! The control plane: from the cluster's state to one snapshot. Nothing here is on a packet's way.
 
 pub mod calc;
+pub mod capabilities;
 pub mod cluster;
 pub mod cni;
 pub mod config;
+pub mod conflict;
 pub mod conntrack;
 pub mod daemon;
 pub mod datastore;
@@ -12,6 +14,7 @@ pub mod env;
 pub mod facts;
 pub mod forms;
 pub mod ipam;
+pub mod logging;
 pub mod model;
 pub mod netlink;
 pub mod node;
@@ -20,6 +23,7 @@ pub mod pattern;
 pub mod plan;
 pub mod ports;
 pub mod probe;
+pub mod processes;
 pub mod resources;
 pub mod selector;
 pub mod tally;

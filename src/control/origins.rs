@@ -3,6 +3,7 @@
 use super::cluster::Cluster;
 use super::config::{Config, Datastore, UplinkDriver, WorkloadDriver, XdpMode};
 use super::env::Environment;
+use super::logging;
 use super::model::{FelixConfiguration, Monitoring};
 use super::node::Report;
 use super::node::settings::{Networking, Settings};
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The keys of the configuration file.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 25] = [
     "node",
     "datastore.kind",
     "datastore.path",
@@ -36,6 +37,8 @@ const KEYS: [&str; 23] = [
     "probes.enabled",
     "probes.interval",
     "probes.key-file",
+    "log.format",
+    "log.level",
 ];
 
 /// What a configuration was put together from.
@@ -122,7 +125,9 @@ fn file_rows(config: &Config, uplink: &str) -> Vec<ConfigRow> {
         row("calico.dir", path(&config.calico.dir), of("calico.dir")),
         row("xdp.mode", xdp_mode(config.xdp.mode), of("xdp.mode")),
         row("xdp.busy-poll", config.xdp.busy_poll.to_string(), of("xdp.busy-poll")),
+        row("log.format", config.log.format.name(), of("log.format")),
     ]);
+    out.extend(log_level_row(config));
     out.extend(monitoring_rows(config));
     let key = config.probes.key_file.as_ref().map_or("none: the cluster's GUID".into(), |p| path(p));
     out.extend([
@@ -131,6 +136,16 @@ fn file_rows(config: &Config, uplink: &str) -> Vec<ConfigRow> {
         row("probes.key-file", key, of("probes.key-file")),
     ]);
     out
+}
+
+/// As it is set here; FelixConfiguration's row says what holds without it.
+fn log_level_row(config: &Config) -> Option<ConfigRow> {
+    if let Some(directives) = config.origins.env.get(logging::VARIABLE) {
+        return Some(row("log.level", directives, format!("environment {}", logging::VARIABLE)));
+    }
+    let level = config.felix.log.or(config.log.level)?;
+    let variable = config.origins.env.felix_variable("logSeverityScreen");
+    Some(row("log.level", level.name(), config.origins.of("log.level", variable.as_slice())))
 }
 
 /// The keys that the file or the environment sets; FelixConfiguration's rows say what holds without them.

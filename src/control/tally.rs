@@ -1,5 +1,6 @@
 //! What control counts of its own work. Written by the control task, read by whoever looks.
 
+use super::conflict::Kind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -37,6 +38,10 @@ pub struct Tally {
     pub failures: AtomicU64,
     /// Turns of the control task's loop: one per second at least.
     pub beats: AtomicU64,
+    /// Conflicts found, by kind.
+    conflicts: [AtomicU64; Kind::ALL.len()],
+    /// The first state of the cluster is in force.
+    in_sync: AtomicBool,
     /// Every worker forwards by a snapshot of the cluster's state. Stays true from then on.
     pub programmed: AtomicBool,
 }
@@ -48,6 +53,22 @@ impl Tally {
 
     pub fn failure(&self) {
         self.failures.fetch_add(1, Relaxed);
+    }
+
+    pub fn conflict(&self, kind: Kind) {
+        self.conflicts[kind.index()].fetch_add(1, Relaxed);
+    }
+
+    pub fn conflicts(&self, kind: Kind) -> u64 {
+        self.conflicts[kind.index()].load(Relaxed)
+    }
+
+    pub fn set_in_sync(&self) {
+        self.in_sync.store(true, Relaxed);
+    }
+
+    pub fn is_in_sync(&self) -> bool {
+        self.in_sync.load(Relaxed)
     }
 
     pub fn beat(&self) {

@@ -81,7 +81,7 @@ mod tests {
         let r = vxlan_ethernet(link, Ipv4Addr::new(192, 168, 3, 110), Ipv4Addr::new(192, 168, 3, 111), 4789, Vni::CALICO, vtep);
         let want = "020000000002020000000001080045000000000000004011f2cac0a8036ec0a8036f000012b5000000000800000000100000\
                     66aa992fdc2466b6a59de1c90800";
-        let hex: String = r.as_slice().iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex::encode(r.as_slice());
         // The checksum at 24..26 covers length and id zero; everything else is literal.
         assert_eq!(hex.len(), want.len());
         assert_eq!((&hex[..48], &hex[52..]), (&want[..48], &want[52..]));

@@ -121,6 +121,10 @@ fn check_vxlan(p: &[u8], t: &Tunnel) -> Result<(), DropReason> {
     if Mac::read(inner, 0) != t.vtep_mac {
         return Err(DropReason::VxlanInnerMac);
     }
+    // As Linux's VXLAN device: it is a loop, or another machine with the same MAC.
+    if Mac::read(inner, 6) == t.vtep_mac {
+        return Err(DropReason::VxlanOwnMac);
+    }
     if be16(inner, 12) != ether::TYPE_IPV4 {
         return Err(DropReason::VxlanInnerType);
     }

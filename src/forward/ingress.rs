@@ -1,6 +1,6 @@
 //! The parse loop: from whatever a port delivers to a validated IPv4 packet that may be forwarded.
 
-use super::{Counters, Forwarder, Notice, decap};
+use super::{Counters, Forwarder, Notice, claim, decap};
 use crate::arp;
 use crate::drop::DropReason;
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
@@ -56,13 +56,18 @@ pub(super) fn from_workload(
 /// A frame from the underlay: what passes is the inner packet of a tunnel packet for us. Returns its destination.
 #[inline(always)]
 pub(super) fn from_uplink(pool: &mut FramePool, counters: &Counters, f: &mut Frame, medium: Medium, t: &Tunnel) -> Result<u32, Refused> {
+    let head = f.head();
     let sender = match medium {
         Medium::Ethernet => decap::ethernet(pool, f, t)?,
         Medium::Ip => decap::outer_ip(pool, f, t)?,
         Medium::VxlanUdp => decap::vxlan_udp(pool, f, t)?,
     };
     let p = pool.data(f);
-    from_elsewhere(p, t)?;
+    if let Err(reason) = from_elsewhere(p, t) {
+        // Whoever looks at what was refused wants to see who sent it.
+        f.unpull(head);
+        return Err(reason.into());
+    }
     counters.received_from(sender, f.len());
     Ok(ipv4::dst(p))
 }
@@ -90,7 +95,7 @@ impl Forwarder {
         &mut self,
         batch: &mut Batch,
         check: impl Fn(&mut FramePool, &Counters, &mut Frame) -> Result<u32, Refused>,
-        mut arp: impl FnMut(&mut Forwarder, Frame),
+        mut refuse: impl FnMut(&mut Forwarder, Frame, Refused),
     ) {
         assert!(batch.len() <= BURST, "a burst longer than its tables");
         let mut refused = [None; BURST];
@@ -110,13 +115,24 @@ impl Forwarder {
             for (f, refused) in batch.drain().zip(refused) {
                 match refused {
                     None => work.push(f),
-                    Some(Refused::Arp) => arp(self, f),
-                    Some(Refused::Drop(reason)) => self.discard(f, reason),
+                    Some(why) => refuse(self, f, why),
                 }
             }
             work.move_front(BURST, batch);
             self.work = work;
         }
+    }
+
+    /// Drops what the uplink delivered. Who says that it is this node is told to control, a few times a second.
+    #[cold]
+    pub(super) fn refuse_from_uplink(&mut self, medium: Medium, t: &Tunnel, f: Frame, why: Refused) {
+        let Refused::Drop(reason) = why else { return self.discard(f, DropReason::EthertypeUnsupported) };
+        if let Some(claim) = claim::of(self.pool.data(&f), f.peer, medium, reason, t)
+            && self.claims.allow(self.now_ms)
+        {
+            self.notify(Notice::Claimed(claim));
+        }
+        self.discard(f, reason);
     }
 
     /// Answers in place, learns the pod's MAC, or drops.
@@ -188,7 +204,7 @@ fn sends_tunnel(p: &[u8], total: usize, t: &Tunnel) -> bool {
 #[inline(always)]
 fn from_elsewhere(p: &[u8], t: &Tunnel) -> Result<(), DropReason> {
     let src = ipv4::src(p);
-    if src == u32::from(t.node) || src == u32::from(t.icmp_source) { Err(DropReason::IpMartian) } else { not_martian(p) }
+    if src == u32::from(t.node) || src == u32::from(t.icmp_source) { Err(DropReason::OwnSource) } else { not_martian(p) }
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@
 //! Every frame given to [`Forwarder::process`] ends as sent, punted, dropped under a reason, joined to another
 //! (coalesced), or held for a neighbour, and is counted as such; [`Counters::balance`] states the law.
 
+pub mod claim;
 pub mod counters;
 pub mod decap;
 mod hold;
@@ -12,6 +13,7 @@ mod ingress;
 mod output;
 mod queue;
 
+pub use claim::{Claim, Identity};
 pub use counters::Counters;
 
 use crate::drop::DropReason;
@@ -23,6 +25,7 @@ use crate::icmp;
 use crate::port::{Medium, TxReport};
 use crate::snapshot::{PortRole, Snapshot};
 use crate::wire::{Mac, ipv4};
+use ingress::Refused;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -38,6 +41,8 @@ pub enum Notice {
     NeighbourMiss { next_hop: IpAddr },
     /// ARP showed an endpoint's MAC that the snapshot does not have.
     EndpointMac { port: PortId, address: Ipv4Addr, mac: Mac },
+    /// Somebody on the underlay says that it is this node.
+    Claimed(Claim),
 }
 
 /// Where a packet comes from, as far as TTL and loops go.
@@ -74,6 +79,8 @@ pub struct Forwarder {
     /// Identification of the next outer header.
     ip_id: u16,
     limiter: icmp::Limiter,
+    /// How many claims are told.
+    claims: claim::Limiter,
     /// Flows that came from the host; shared by all workers of the node.
     flows: Arc<Flows>,
     now_ms: u64,
@@ -98,6 +105,7 @@ impl Forwarder {
             trains: Trains::new(),
             ip_id: 0,
             limiter: icmp::Limiter::default(),
+            claims: claim::Limiter::default(),
             flows,
             now_ms: 0,
         }
@@ -117,15 +125,23 @@ impl Forwarder {
                 let check = |pool: &mut FramePool, _: &Counters, f: &mut Frame| {
                     ingress::from_workload(pool, f, port, medium, endpoint, &snap.tunnel)
                 };
-                self.admit(batch, check, |this, f| this.arp_from_workload(endpoint, port, f));
+                self.admit(batch, check, |this, f, why| match why {
+                    Refused::Arp => this.arp_from_workload(endpoint, port, f),
+                    Refused::Drop(reason) => this.discard(f, reason),
+                });
                 Origin::Routed
             }
             PortRole::Uplink => {
-                self.admit(batch, |pool, counters, f| ingress::from_uplink(pool, counters, f, medium, &snap.tunnel), no_arp);
+                let t = &snap.tunnel;
+                self.admit(
+                    batch,
+                    |pool, counters, f| ingress::from_uplink(pool, counters, f, medium, t),
+                    |this, f, why| this.refuse_from_uplink(medium, t, f, why),
+                );
                 Origin::Routed
             }
             PortRole::Host => {
-                self.admit(batch, |pool, _, f| ingress::from_host(pool, f, medium), no_arp);
+                self.admit(batch, |pool, _, f| ingress::from_host(pool, f, medium), refuse_from_host);
                 Origin::Host
             }
             PortRole::Closed => {
@@ -308,9 +324,10 @@ fn only_rewrite(adj: &Adjacency) -> PortId {
     if sends && !output::takes_joined(adj) && !adj.rewrite.as_slice().is_empty() { adj.port } else { PortId::NONE }
 }
 
-/// Only pods are answered.
-fn no_arp(this: &mut Forwarder, f: Frame) {
-    this.discard(f, DropReason::EthertypeUnsupported);
+/// Only pods' ARP is answered.
+fn refuse_from_host(this: &mut Forwarder, f: Frame, why: Refused) {
+    let reason = if let Refused::Drop(reason) = why { reason } else { DropReason::EthertypeUnsupported };
+    this.discard(f, reason);
 }
 
 /// Frames that a `tx_burst` took out of its queue.

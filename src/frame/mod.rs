@@ -128,6 +128,13 @@ impl Frame {
         self.len -= n as u32;
     }
 
+    /// Gives back what was stripped from the front since the frame began at `head`. Panics if it begins before that.
+    pub fn unpull(&mut self, head: u32) {
+        assert!(head <= self.head, "unpull beyond what was stripped");
+        self.len += self.head - head;
+        self.head = head;
+    }
+
     /// Cuts the frame to its first `n` bytes (removes padding). Panics if it is shorter.
     #[inline(always)]
     pub fn truncate(&mut self, n: usize) {

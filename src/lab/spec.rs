@@ -2,6 +2,7 @@
 
 use super::LabError;
 use crate::control::config::WORKERS_MAX;
+use crate::control::model::interface_name;
 use crate::wire::Mac;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -265,7 +266,7 @@ impl Plan {
                     let pod = format!("{name}-p{p}");
                     Pod {
                         netns: format!("{prefix}{pod}"),
-                        interface: interface_name("default", &pod),
+                        interface: interface_name("cali", "default", &pod),
                         address: Ipv4Addr::new(10, 244, n, p),
                         name: pod,
                     }
@@ -312,21 +313,14 @@ impl Plan {
     }
 }
 
-/// Calico's name for a pod's host-side interface: `cali` and 11 hex digits of SHA-1 over `namespace.pod`.
-pub fn interface_name(namespace: &str, pod: &str) -> String {
-    let h = Sha1::digest(format!("{namespace}.{pod}").as_bytes());
-    let hex: String = h.iter().map(|b| format!("{b:02x}")).collect();
-    format!("cali{}", &hex[..11])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_follow_calico() {
-        assert_eq!(interface_name("default", "client-6d96c457bc-bd2p9"), "cali3745790aa7e");
-        assert_eq!(interface_name("kube-system", "coredns-66bff467f8-52tkd"), "calic22dbe57533");
+        assert_eq!(interface_name("cali", "default", "client-6d96c457bc-bd2p9"), "cali3745790aa7e");
+        assert_eq!(interface_name("cali", "kube-system", "coredns-66bff467f8-52tkd"), "calic22dbe57533");
         let mut node = Plan::new(Spec::new("lab")).unwrap().nodes.remove(0);
         node.name = "node01".into();
         assert_eq!(node.vtep_mac().to_string(), "66:aa:99:2f:dc:24");

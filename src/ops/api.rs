@@ -1,11 +1,15 @@
-//! The API of a running node: HTTP/1.1 GET over a unix socket, JSON bodies, one request per connection.
+//! The API of a running node: HTTP/1.1 over a unix socket, JSON bodies, one request per connection.
+//! GET tells; PUT sets what little can be set while running.
 //! Plain enough for `curl --unix-socket`.
 
 use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
-use super::view::{ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeersRow, PortRow, StatusRow};
+use super::view::{
+    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LogLevelRow, NeighRow, PeersRow, PortRow, StatusRow,
+};
+use crate::control::logging;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::future::Future;
@@ -20,6 +24,8 @@ use tokio::net::UnixListener;
 
 /// Where the daemon listens and the CLI asks unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/tortie/tortie.sock";
+/// The word by which the level is the configured one again.
+pub const DEFAULT_LEVEL: &str = "default";
 /// Longest answer that the client reads, bytes: a million routes are a quarter of it.
 const MAX_ANSWER: u64 = 1 << 30;
 
@@ -38,10 +44,12 @@ pub enum Resource {
     Activity,
     State,
     Peers,
+    LogLevel,
+    Log,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 12] = [
+    pub const ALL: [Resource; 14] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -54,6 +62,8 @@ impl Resource {
         Resource::Activity,
         Resource::State,
         Resource::Peers,
+        Resource::LogLevel,
+        Resource::Log,
     ];
 
     /// Path of the resource in a request.
@@ -71,6 +81,8 @@ impl Resource {
             Resource::Activity => "/v1/activity",
             Resource::State => "/v1/state",
             Resource::Peers => "/v1/peers",
+            Resource::LogLevel => "/v1/log-level",
+            Resource::Log => "/v1/log",
         }
     }
 
@@ -91,12 +103,24 @@ impl Resource {
             Resource::Status => serde_json::to_vec(&s.status()),
             Resource::Config => serde_json::to_vec(&s.config()),
             Resource::Peers => serde_json::to_vec(&s.peers()),
+            Resource::LogLevel => serde_json::to_vec(&LogLevelRow::from(log()?.in_force())),
+            Resource::Log => serde_json::to_vec(&log()?.lines()),
             Resource::Activity => serde_json::to_vec(&s.activity()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
             }
         }
     }
+}
+
+impl From<logging::InForce> for LogLevelRow {
+    fn from(f: logging::InForce) -> LogLevelRow {
+        LogLevelRow { level: f.level, source: f.source.into() }
+    }
+}
+
+fn log() -> serde_json::Result<&'static logging::Log> {
+    logging::get().ok_or_else(|| serde::ser::Error::custom("this process keeps no log"))
 }
 
 /// Why the API cannot be served.
@@ -191,6 +215,25 @@ impl Handler for Api {
         }
     }
 
+    fn put(&self, path: &str, query: Option<&str>) -> Option<Answer> {
+        if path != Resource::LogLevel.path() {
+            return None;
+        }
+        let level = match query.and_then(|q| q.strip_prefix("level=")) {
+            Some(DEFAULT_LEVEL) => Ok(None),
+            Some(word) => word.parse().map(Some),
+            None => Err("expected: ?level=LEVEL".into()),
+        };
+        Some(match (level, logging::get()) {
+            (Ok(level), Some(log)) => {
+                log.choose(level);
+                self.get(path, None)
+            }
+            (Ok(_), None) => Answer::error(server::INTERNAL_ERROR, "this process keeps no log"),
+            (Err(e), _) => Answer::error(server::BAD_REQUEST, &e),
+        })
+    }
+
     fn lasting(&self, path: &str, query: Option<&str>) -> Option<Lasting> {
         let (source, query) = (self.0.clone(), query.unwrap_or_default().to_owned());
         let serve =
@@ -275,6 +318,15 @@ impl Client {
         self.get(Resource::State)
     }
 
+    pub fn log_level(&self) -> Result<LogLevelRow, ClientError> {
+        self.get(Resource::LogLevel)
+    }
+
+    /// Sets it, to a level's name or [`DEFAULT_LEVEL`], and returns what is in force then.
+    pub fn set_log_level(&self, level: &str) -> Result<LogLevelRow, ClientError> {
+        self.read(Resource::LogLevel, &self.ask("PUT", Resource::LogLevel, &format!("?level={level}"))?)
+    }
+
     fn get<T: DeserializeOwned>(&self, r: Resource) -> Result<T, ClientError> {
         self.read(r, &self.body(r, "")?)
     }
@@ -285,7 +337,11 @@ impl Client {
 
     /// The JSON that the daemon sent. `query` is empty or begins with '?'.
     pub fn body(&self, r: Resource, query: &str) -> Result<Vec<u8>, ClientError> {
-        let answer = self.exchange(&format!("{}{query}", r.path())).map_err(|e| self.explain(e))?;
+        self.ask("GET", r, query)
+    }
+
+    fn ask(&self, method: &str, r: Resource, query: &str) -> Result<Vec<u8>, ClientError> {
+        let answer = self.exchange(method, &format!("{}{query}", r.path())).map_err(|e| self.explain(e))?;
         let end = head_end(&answer).ok_or_else(|| self.malformed("no HTTP head"))?;
         let head = std::str::from_utf8(&answer[..end]).map_err(|_| self.malformed("the HTTP head is not text"))?;
         let body = &answer[(end + 4).min(answer.len())..];
@@ -302,11 +358,11 @@ impl Client {
         Ok(body.to_vec())
     }
 
-    fn exchange(&self, path: &str) -> io::Result<Vec<u8>> {
+    fn exchange(&self, method: &str, path: &str) -> io::Result<Vec<u8>> {
         let mut s = StdStream::connect(&self.path)?;
         s.set_read_timeout(Some(self.timeout))?;
         s.set_write_timeout(Some(self.timeout))?;
-        s.write_all(format!("GET {path} HTTP/1.1\r\nHost: tortie\r\nConnection: close\r\n\r\n").as_bytes())?;
+        s.write_all(format!("{method} {path} HTTP/1.1\r\nHost: tortie\r\nConnection: close\r\n\r\n").as_bytes())?;
         let mut answer = Vec::new();
         s.take(MAX_ANSWER).read_to_end(&mut answer)?;
         Ok(answer)

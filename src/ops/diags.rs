@@ -3,6 +3,7 @@
 
 use super::api::{Client, Resource};
 use super::doctor;
+use super::view::TraceLine;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What goes into the archive, by name in it, and what is missing.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,6 +64,10 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("journal.txt", &["journalctl", "--unit", "tortie", "--lines", "5000", "--no-pager"]),
 ];
 const COMMAND_SECONDS: &str = "10";
+/// How long packets are written down, how many, and bytes of each: Ethernet, IPv4 and UDP headers.
+const TRACE_TIME: Duration = Duration::from_secs(2);
+const TRACE_PACKETS: u64 = 200;
+const TRACE_BYTES: usize = 42;
 
 impl Bundle {
     fn add(&mut self, name: &str, content: Result<Vec<u8>, String>) {
@@ -81,6 +86,7 @@ impl Bundle {
             let name = format!("{}.json", r.path().rsplit('/').next().unwrap_or_default());
             b.add(&name, client.body(r, "").map_err(|e| e.to_string()));
         }
+        b.add("trace.json", trace(&client));
         b.add("doctor.json", examine(config, socket));
         b.add(
             "config.yaml",
@@ -119,6 +125,22 @@ impl Bundle {
         }
         archive.into_inner()?.finish()?.flush()
     }
+}
+
+/// Packets of the next moments with what became of each: headers only, as what pods say is theirs.
+fn trace(client: &Client) -> Result<Vec<u8>, String> {
+    let (mut rows, end) = (Vec::new(), Instant::now() + TRACE_TIME);
+    let each = |line| {
+        if let TraceLine::Packet(mut row) = line {
+            for f in std::iter::once(&mut row.received).chain(&mut row.sent) {
+                f.bytes.truncate(TRACE_BYTES * 2);
+            }
+            rows.push(row);
+        }
+        Instant::now() < end
+    };
+    client.trace("", TRACE_PACKETS, each).map_err(|e| e.to_string())?;
+    serde_json::to_vec(&rows).map_err(|e| e.to_string())
 }
 
 fn examine(config: &Path, socket: &Path) -> Result<Vec<u8>, String> {
@@ -196,6 +218,7 @@ mod tests {
             assert!(b.files.contains_key(name), "{name}: {:?}", b.missing);
         }
         let missing = String::from_utf8_lossy(&b.files["missing.txt"]).into_owned();
+        assert!(missing.contains("trace.json: no daemon answers"), "{missing}");
         for r in Resource::ALL {
             let name = r.path().rsplit('/').next().unwrap();
             assert!(missing.contains(&format!("{name}.json: no daemon answers")), "{missing}");

@@ -1,8 +1,8 @@
 //! Health for a kubelet's probes: `/liveness` and `/readiness`, 200 or 503, and why.
 //!
 //! Live: every worker turns, and so does the control task; else the process must be restarted. Ready: the datastore is
-//! in sync, and every worker forwards by what it says. Like Felix's, readiness follows the present state of the
-//! datastore; forwarding does not depend on it.
+//! in sync, and every worker forwards by what it says. Both are read from counts: a probe asks the control task for
+//! nothing.
 
 use super::server::{self, Answer, Handler};
 use crate::control::facts::Shared;
@@ -82,10 +82,9 @@ impl Health {
     }
 
     fn unready(&self) -> Vec<String> {
-        let facts = self.shared.facts();
         let mut why = Vec::new();
-        if !facts.in_sync {
-            why.push(format!("not in sync: the datastore has not said yet what node {} is to do", facts.node));
+        if !self.shared.tally().is_in_sync() {
+            why.push(format!("not in sync: the datastore has not said yet what node {} is to do", self.shared.node()));
         } else if !self.shared.tally().is_programmed() {
             why.push("the first state is not in force on every worker yet".to_owned());
         }
@@ -149,8 +148,6 @@ mod tests {
         let (requests, _) = tokio::sync::mpsc::unbounded_channel();
         let facts = Facts { node: "a".into(), ..Facts::default() };
         let shared = Arc::new(Shared::new(facts, vec![Arc::new(Counters::default())], requests));
-        // Nobody answers but this test.
-        shared.close();
         let dog = Arc::new(Mutex::new(Watchdog::new(1)));
         let health = Health::new(shared.clone(), dog.clone());
         let get = |path| {
@@ -159,12 +156,10 @@ mod tests {
         };
         assert_eq!(get("/liveness"), ("200".into(), "ok\n".into()));
         assert!(get("/readiness").1.starts_with("not in sync") && get("/readiness").0 == "503");
-        shared.answer(|| Facts { in_sync: true, ..Facts::default() });
+        shared.tally().set_in_sync();
         assert!(get("/readiness").1.contains("not in force on every worker"));
         shared.tally().set_programmed();
         assert_eq!(get("/readiness"), ("200".into(), "ok\n".into()));
-        shared.answer(Facts::default);
-        assert_eq!(get("/readiness").0, "503", "the datastore's state counts, not that it once was in sync");
         let start = Instant::now();
         (0..12).for_each(|s| dog.lock().unwrap().look(&shared, start + Duration::from_secs(s)));
         assert_eq!(get("/liveness"), ("503".into(), "worker 0 has not turned for 11 s\n".into()));

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as far as the daemon needs it: GET, one request per connection, over a unix socket or TCP. Small
+//! HTTP/1.1 as far as the daemon needs it: GET, PUT without a body, one request per connection, over a unix socket or TCP. Small
 //! enough to be written out here.
 
 use std::future::Future;
@@ -66,6 +66,11 @@ pub type Lasting = Box<dyn FnOnce(Connection) -> Pin<Box<dyn Future<Output = io:
 pub trait Handler: Send + Sync + 'static {
     /// The answer to GET of a path; `query` is what follows the '?'. Runs on a thread where it may take its time.
     fn get(&self, path: &str, query: Option<&str>) -> Answer;
+
+    /// The answer to PUT of a path that takes it; everything is in the query. Must not block.
+    fn put(&self, _path: &str, _query: Option<&str>) -> Option<Answer> {
+        None
+    }
 
     /// Who writes the answer where it is a lasting one. Must not block.
     fn lasting(&self, _path: &str, _query: Option<&str>) -> Option<Lasting> {
@@ -185,10 +190,12 @@ async fn respond(head: &[u8], handler: Arc<dyn Handler>) -> Reply {
     if !version.starts_with("HTTP/1.") {
         return Answer::error("505 HTTP Version Not Supported", "HTTP/1.1 only").into();
     }
-    if method != "GET" {
-        return Answer::error(NOT_ALLOWED, "only GET").into();
-    }
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    match method {
+        "GET" => {}
+        "PUT" => return handler.put(path, query).unwrap_or_else(|| Answer::error(NOT_ALLOWED, "only GET")).into(),
+        _ => return Answer::error(NOT_ALLOWED, "only GET").into(),
+    }
     if let Some(lasting) = handler.lasting(path, query) {
         return Reply::Lasting(lasting);
     }

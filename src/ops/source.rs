@@ -162,6 +162,7 @@ impl Source for Shared {
             tunnel_address: facts.tunnel_address,
             pod_mtu: facts.pod_mtu,
             problems: self.problems(&facts),
+            conflicts: facts.conflicts.clone(),
         }
     }
 

@@ -242,6 +242,35 @@ pub struct StatusRow {
     pub pod_mtu: Option<u16>,
     /// Objects that are not in force, and why; warnings of the route calculation.
     pub problems: Vec<String>,
+    #[serde(default)]
+    pub conflicts: Vec<ConflictRow>,
+}
+
+/// What the daemon's log shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelRow {
+    /// off, error, warn, info, debug or trace; or directives of `TORTIE_LOG`.
+    pub level: String,
+    /// `configuration`, `tortie log-level` or `TORTIE_LOG`.
+    pub source: String,
+}
+
+/// Two that claim what only one can have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictRow {
+    /// node-name, node-address, tunnel-address, vtep-mac, block or interface.
+    pub kind: String,
+    /// What is claimed.
+    pub subject: String,
+    /// Who claims it.
+    pub parties: Vec<String>,
+    /// What was found, and what follows from it.
+    pub found: String,
+    pub remedy: String,
+    /// How often it was seen.
+    pub times: u64,
+    /// Since it was seen first, seconds.
+    pub age: u64,
 }
 
 /// One pod of this node.

@@ -1,6 +1,7 @@
 //! What crosses between control and a worker besides snapshots: port commands down, events up. Both bounded.
 
 use super::tap::Tap;
+use crate::forward::Claim;
 use crate::frame::PortId;
 use crate::port::Port;
 use crate::wire::Mac;
@@ -33,6 +34,8 @@ pub enum Event {
     NeighbourMiss { next_hop: IpAddr },
     /// ARP showed an endpoint's MAC that the snapshot does not have.
     EndpointMac { id: PortId, address: Ipv4Addr, mac: Mac },
+    /// Somebody on the underlay says that it is this node.
+    Claimed(Claim),
     /// The thread panicked and is gone; its ports are closed.
     Panicked { worker: usize, message: String },
 }

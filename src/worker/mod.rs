@@ -433,6 +433,7 @@ impl Worker {
             let event = match n {
                 Notice::NeighbourMiss { next_hop } => Event::NeighbourMiss { next_hop },
                 Notice::EndpointMac { port, address, mac } => Event::EndpointMac { id: port, address, mac },
+                Notice::Claimed(claim) => Event::Claimed(claim),
             };
             if !self.mailbox.event(event) {
                 self.counters.events_lost.add(1);

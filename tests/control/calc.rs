@@ -114,13 +114,29 @@ fn deleted_blocks_and_orphan_affinities_are_no_routes() {
         assert_eq!(lookup(&a.routes, ip), Some(&Route::Drop { node: None }), "{ip}");
     }
     assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
-    assert_eq!(
-        warnings(&a),
-        [
-            "BlockAffinity disputed: node c claims 10.244.1.0/26, but the block is not its own; the block counts",
-            "BlockAffinity orphan: node b claims 10.244.12.0/26, but there is no such block; it is not routed",
-        ]
-    );
+    assert_eq!(warnings(&a), ["BlockAffinity orphan: node b claims 10.244.12.0/26, but there is no such block; it is not routed"]);
+    let parties = ["node b by the IPAMBlock's affinity", "node c by BlockAffinity disputed"];
+    assert_eq!(conflicts(&a), [("block", "10.244.1.0/26", parties.map(String::from).to_vec())]);
+}
+
+#[test]
+fn two_blocks_of_one_cidr_are_named_with_their_owners() {
+    let first = block("10.244.1.0/26", "host:b", &[]);
+    let text = three("ipipMode: Always") + &block("10.244.1.0/26", "host:c", &[]).replace("name: 10-244-1-0-26", "name: other");
+    assert!(three("ipipMode: Always").contains("10.244.1.0/26") && first.contains("name: 10-244-1-0-26"));
+    let a = desired(&text, "a");
+    assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
+    let parties = ["node b by IPAMBlock 10-244-1-0-26", "node c by IPAMBlock other"];
+    assert_eq!(conflicts(&a), [("block", "10.244.1.0/26", parties.map(String::from).to_vec())]);
+}
+
+#[test]
+fn a_tunnel_address_that_two_nodes_have_is_named_with_both() {
+    let text = three("vxlanMode: Always").replace("ipv4VXLANTunnelAddr: 10.244.2.0", "ipv4VXLANTunnelAddr: 10.244.1.0");
+    let parties = vec!["node b".to_owned(), "node c".into()];
+    for me in ["a", "b", "c"] {
+        assert_eq!(conflicts(&desired(&text, me)), [("tunnel-address", "10.244.1.0", parties.clone())], "{me}");
+    }
 }
 
 #[test]
@@ -129,7 +145,8 @@ fn a_duplicate_address_belongs_to_the_first_by_name_but_always_to_this_node() {
     let a = desired(&text, "a");
     assert_eq!(line(&a, "10.244.1.0/26"), "10.244.1.0/26 ipip via 10.0.0.2");
     assert_eq!(line(&a, "10.244.2.0/26"), "10.244.2.0/26 drop node c");
-    assert_eq!(warnings(&a), ["node c: its address 10.0.0.2 is node b's too; nothing is routed to c"]);
+    assert_eq!(conflicts(&a), [("node-address", "10.0.0.2", vec!["node b".into(), "node c".into()])]);
+    assert!(a.conflicts.first().unwrap().found.contains("it counts as b's"));
     let c = desired(&text, "c");
     assert_eq!(line(&c, "10.244.1.0/26"), "10.244.1.0/26 drop node b");
     assert_eq!(c.node.unwrap().address.to_string(), "10.0.0.2/24");
@@ -327,25 +344,20 @@ fn kubernetes_nodes_serve_too_and_calicos_count_first() {
 }
 
 #[test]
-fn a_node_with_this_nodes_vtep_mac_is_reported() {
-    let text = three("vxlanMode: Always").replace(
-        "{name: b}, spec: {bgp: {ipv4Address: 10.0.0.2/24}",
-        "{name: b}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.2/24}",
-    );
-    let text = text.replace(
-        "{name: a}, spec: {bgp: {ipv4Address: 10.0.0.1/24}",
-        "{name: a}, spec: {vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {ipv4Address: 10.0.0.1/24}",
-    );
-    let line = |me: &str, other: &str| {
-        let d = desired(&text, me);
-        assert_eq!(
-            warnings(&d),
-            [format!("node {other} has the same VTEP MAC 66:00:00:00:00:09 as this node: one of the two must change")]
+fn a_vtep_mac_that_two_nodes_have_is_named_with_both() {
+    let mut text = three("vxlanMode: Always");
+    for (name, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+        text = text.replace(
+            &format!("{{name: {name}}}, spec: {{bgp: {{ipv4Address: {address}/24}}"),
+            &format!("{{name: {name}}}, spec: {{vxlanTunnelMACAddr: '66:00:00:00:00:09', bgp: {{ipv4Address: {address}/24}}"),
         );
-    };
-    line("a", "b");
-    line("b", "a");
-    assert!(desired(&text, "c").warnings.is_empty());
+    }
+    // Stock nodes tell nodes apart by it: the third one says so too.
+    for me in ["a", "b", "c"] {
+        let want = [("vtep-mac", "66:00:00:00:00:09", vec!["node a".to_owned(), "node b".into()])];
+        assert_eq!(conflicts(&desired(&text, me)), want, "{me}");
+    }
+    assert!(desired(&three("vxlanMode: Always"), "a").conflicts.is_empty());
 }
 
 #[test]

@@ -29,6 +29,11 @@ pub fn warnings(d: &Desired) -> Vec<&str> {
     d.warnings.iter().map(String::as_str).collect()
 }
 
+/// Kind, subject and parties of each conflict.
+pub fn conflicts(d: &Desired) -> Vec<(&str, &str, Vec<String>)> {
+    d.conflicts.iter().map(|c| (c.kind.name(), c.subject.as_str(), c.parties.clone())).collect()
+}
+
 /// A `projectcalico.org/v3` Node.
 pub fn node(name: &str, address: &str, vxlan: Option<&str>) -> String {
     let tunnel = vxlan.map_or(String::new(), |a| format!(", ipv4VXLANTunnelAddr: {a}"));

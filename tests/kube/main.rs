@@ -2,10 +2,12 @@
 
 mod access;
 mod connection;
+mod events;
 mod expiry;
 mod groups;
 mod node;
 mod objects;
+mod reviews;
 mod rights;
 mod support;
 mod sync;

@@ -219,3 +219,35 @@ fn a_daemon_that_starts_before_the_api_server_waits_for_it() {
     s.until("ready", || s.a.is_ready());
     s.expect_both_ways("after the start");
 }
+
+#[test]
+fn conflicts_are_events_on_the_node_and_the_doctor_knows_the_rules() {
+    let mut s = Site::new();
+    s.a.start();
+    s.until("ready", || s.a.is_ready() && s.a.problems().is_empty());
+    // Long enough for the device to have been seen as it should be.
+    std::thread::sleep(Duration::from_millis(1200));
+    s.a.ns.sh("ip link set tunl-tortie down");
+    let event = |reason: &str| {
+        let all = s.server.all("v1", "events");
+        all.into_iter().find(|e| e["reason"] == reason && e["involvedObject"]["name"] == "node1")
+    };
+    s.until("the device", || event("InterfaceChanged").is_some());
+    let message = event("InterfaceChanged").unwrap()["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("tunl-tortie state: tortie and ") && message.contains("was set down; this was undone"), "{message}");
+    // Somebody else's start writes its address into our node.
+    let mut other = node(1);
+    other["metadata"]["annotations"]["projectcalico.org/IPv4Address"] = json!("10.1.0.77/24");
+    s.server.put(other);
+    s.until("the name", || event("DuplicateNodeName").is_some());
+    let message = event("DuplicateNodeName").unwrap()["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("node1: this machine at 10.1.0.1 and a machine at 10.1.0.77: "), "{message}");
+
+    s.server.forbid("ipamhandles");
+    let doctor = s.a.ns.output(&[TORTIE, "doctor", "--config", s.a.config.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(text.contains("the daemon may not get, list, create, update, delete IPAMHandle: no tunnel address"), "{text}");
+    let rule =
+        r#"- {apiGroups: ["crd.projectcalico.org"], resources: ["ipamhandles"], verbs: ["get", "list", "create", "update", "delete"]}"#;
+    assert!(text.contains(rule) && text.contains("AF_XDP modes"), "{text}");
+}

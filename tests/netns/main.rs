@@ -1,5 +1,6 @@
 //! Tests on real interfaces in namespaces that they make themselves. Root and iproute2 are needed.
 
+mod conflicts;
 mod daemon;
 mod detection;
 mod differential;
@@ -10,6 +11,7 @@ mod ipip_peer;
 mod kernel_node;
 mod kernel_segments;
 mod kubernetes;
+mod logs;
 mod monitoring;
 mod netlink;
 mod ports_raw;

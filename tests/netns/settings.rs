@@ -36,7 +36,7 @@ fn every_setting_has_its_source_and_the_environment_goes_first() {
     assert_eq!(row(&rows, "FelixConfiguration vxlanVNI"), ("77", "FelixConfiguration default"));
     assert_eq!(row(&rows, "FelixConfiguration vxlanPort"), ("4789", "default"));
     assert_eq!(row(&rows, "address"), ("10.1.0.1/24", "the node's object"));
-    assert_eq!(row(&rows, "FELIX_LOGSEVERITYSCREEN"), ("Info", "ignored: this setting of Felix has no meaning here yet"));
+    assert_eq!(row(&rows, "log.level"), ("info", "environment FELIX_LOGSEVERITYSCREEN"));
     assert_eq!(row(&rows, "IP"), ("autodetect", "ignored: nothing is written to a folder of manifests"));
     // It is in force, too.
     assert_eq!(p.a.client().status().unwrap().pod_mtu, Some(1200));

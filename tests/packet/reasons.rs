@@ -137,10 +137,6 @@ fn case(reason: DropReason) {
                 drops(&s, s.a, from_pod(1, &udp(1, dst.into(), 9)), reason);
                 drops(&s, s.up, wrap.frame(&Ip4::new(dst.into(), ME.pod(1)).udp(1, 2, b"")), reason);
             }
-            // This node's own addresses, said to come from elsewhere.
-            for own in [ME.address(), ME.tunnel_address()] {
-                drops(&s, s.up, wrap.frame(&Ip4::new(own, ME.pod(1)).udp(1, 2, b"")), reason);
-            }
             drops(&s, s.a, build::ethernet(Mac::BROADCAST, ME.pod_mac(1), &udp(1, ME.pod(2), 9)), reason);
         }
         TtlExpired => {
@@ -166,6 +162,13 @@ fn case(reason: DropReason) {
             let stranger = Node(77);
             drops(&s, s.up, stranger.vxlan_to(ME).frame(&inner()), reason);
             drops(&s, s.up, stranger.ipip_to(ME).frame(&inner()), reason);
+        }
+        OwnSource => {
+            for own in [ME.address(), ME.tunnel_address()] {
+                let packet = Ip4::new(own, ME.pod(1)).udp(1, 2, b"");
+                drops(&s, s.up, wrap.frame(&packet), reason);
+                drops(&s, s.up, PEER.ipip_to(ME).frame(&packet), reason);
+            }
         }
         OuterNotOurs => {
             drops(&s, s.up, PEER.vxlan_to(Node(3)).frame(&inner()), reason);
@@ -218,6 +221,11 @@ fn case(reason: DropReason) {
                 w.inner_dst = mac;
                 drops(&s, s.up, w.frame(&inner()), reason);
             }
+        }
+        VxlanOwnMac => {
+            let mut w = wrap.clone();
+            w.inner_src = ME.vtep_mac();
+            drops(&s, s.up, w.frame(&inner()), reason);
         }
         VxlanInnerType => {
             for kind in [0x0806, 0x86dd, 0x8100] {

@@ -133,7 +133,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tar", &["src/ops/diags.rs"]),
     ("tokio", &["src/control/", "src/ops/", "src/cni/", "src/cli/", "src/lab/", "src/testing/", "src/main.rs"]),
     ("tracing", &["src/control/", "src/ops/", "src/cni/", "src/cli/", "src/lab/", "src/main.rs"]),
-    ("tracing_subscriber", &["src/cli/", "src/cni/log.rs", "src/main.rs"]),
+    ("tracing_journald", &["src/control/logging.rs"]),
+    ("tracing_subscriber", &["src/control/logging.rs", "src/cni/log.rs"]),
 ];
 
 pub fn doors(s: &Source) -> Vec<String> {

@@ -66,6 +66,7 @@ fn drop_remedy(r: DropReason) -> &'static str {
         D::TunnelSenderUnknown => {
             "A node that the datastore does not know yet, or a stranger. Add strangers to externalNodesList if they belong."
         }
+        D::OwnSource => "A machine with this node's address, or a loop in the underlay. `tortie status` names it under Conflicts.",
         D::OuterNotOurs => {
             "Other traffic on an uplink port that delivers all frames. Normal there; elsewhere compare port and node address."
         }
@@ -76,6 +77,7 @@ fn drop_remedy(r: DropReason) -> &'static str {
         D::VxlanFlags => "A sender that speaks another protocol on the VXLAN port.",
         D::VxlanVni => "Another overlay in the same underlay. Compare vxlanVNI in FelixConfiguration on all nodes.",
         D::VxlanInnerMac => "A remote node with an old VTEP MAC for this one. It ends when that node has read our Node object.",
+        D::VxlanOwnMac => "A machine with this node's VTEP MAC: a second node of this name, or a copied VXLANTunnelMACAddr.",
         D::VxlanInnerType => "A remote bridge that puts layer 2 into the tunnel. Only IPv4 belongs there.",
         D::EcnInvalid => "A congested underlay that marks packets whose sender did not ask for marks (RFC 6040 demands the drop).",
         D::MtuExceeded => "A pod with a larger MTU than the tunnel. Path MTU discovery corrects it; else lower the pods' MTU.",

@@ -11,6 +11,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use tortie::control::config::{Config, Datastore};
+use tortie::control::datastore::kubernetes::rights::User;
+use tortie::control::datastore::kubernetes::{Group, plural};
 use tortie::control::env::Environment;
 use tortie::drop::{DropReason, PuntReason};
 use tortie::ops::metrics::family::{ALL, Type};
@@ -124,6 +126,29 @@ fn the_daemonset_hangs_together() {
     for r in role.rules.expect("rules") {
         let words = r.api_groups.iter().flatten().chain(r.resources.iter().flatten()).chain(&r.verbs);
         assert!(words.into_iter().all(|w| w != "*"), "{:?}", r.resources);
+    }
+}
+
+/// Whatever `tortie doctor` asks the API server for, the ClusterRole grants.
+#[test]
+fn the_clusterrole_grants_what_is_needed() {
+    let all = objects();
+    let role = &all.iter().find(|(_, o)| o["kind"] == "ClusterRole").expect("a ClusterRole").1;
+    let rules = read::<ClusterRole>(role).expect("a ClusterRole").rules.expect("rules");
+    let grants = |group: &str, resource: &str, verb: &str| {
+        let has = |list: &Option<Vec<String>>, word: &str| list.iter().flatten().any(|w| w == word);
+        rules.iter().any(|r| has(&r.api_groups, group) && has(&r.resources, resource) && r.verbs.iter().any(|v| v == verb))
+    };
+    for user in [User::Daemon, User::CniPlugin] {
+        for need in user.needs() {
+            for group in [Group::V1, Group::V3] {
+                let api_group = if need.resource.is_core() { "" } else { group.api_version().split('/').next().expect("a group") };
+                let resource = format!("{}{}", plural(need.resource, group), need.part);
+                for verb in need.verbs {
+                    assert!(grants(api_group, &resource, verb), "{user:?}: {verb} {resource} in {api_group:?}");
+                }
+            }
+        }
     }
 }
 

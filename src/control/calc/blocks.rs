@@ -1,6 +1,7 @@
 //! The blocks by CIDR, what is borrowed from them, and who claims them.
 
 use super::rules;
+use crate::control::conflict::Conflict;
 use crate::control::model::{BlockAffinity, IpamBlock};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,18 +103,22 @@ impl Blocks {
         self.lent.range(from..).take_while(|(a, _, _)| *a == ip).last().map(|(_, _, holder)| holder)
     }
 
-    /// What is odd about the blocks of a CIDR and the claims to it; `pooled`: whether a pool contains it.
-    pub fn warnings(&self, cidr: Ipv4Net, pooled: bool) -> Vec<String> {
-        let mut out = Vec::new();
+    /// What is odd about the blocks of a CIDR and the claims to it, and who has it besides its owner; `pooled`: whether
+    /// a pool contains it.
+    pub fn warnings(&self, cidr: Ipv4Net, pooled: bool) -> (Vec<String>, Vec<Conflict>) {
+        let (mut lines, mut conflicts) = (Vec::new(), Vec::new());
         let counting = self.at(cidr);
         if let Some((name, block)) = counting {
-            out.extend(if pooled { rules::homeless(name, block) } else { Some(rules::poolless(name, cidr)) });
-            let others = self.by_cidr.get(&cidr).into_iter().flatten().skip(1);
-            out.extend(others.map(|other| rules::doubled(other, cidr, name)));
+            lines.extend(if pooled { rules::homeless(name, block) } else { Some(rules::poolless(name, cidr)) });
+            let others = self.by_cidr.get(&cidr).into_iter().flatten().skip(1).filter_map(|o| Some((o, self.all.get(o)?)));
+            conflicts.extend(others.map(|(other, ignored)| rules::doubled(cidr, name, block, other, ignored)));
         }
         let claims = self.claims_by_cidr.get(&cidr).into_iter().flatten();
-        let claims = claims.filter_map(|name| Some((name, self.claims.get(name)?)));
-        out.extend(claims.filter_map(|(name, claim)| rules::orphan(name, claim, counting.map(|(_, b)| &**b))));
-        out
+        for (name, claim) in claims.filter_map(|name| Some((name, self.claims.get(name)?))) {
+            let block = counting.map(|(_, b)| &**b);
+            lines.extend(rules::orphan(name, claim, block));
+            conflicts.extend(rules::contested(name, claim, block));
+        }
+        (lines, conflicts)
     }
 }

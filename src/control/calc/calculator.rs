@@ -9,6 +9,7 @@ use super::rules;
 use super::warnings::{Source, Warnings};
 use super::workloads::{self, Object, Workloads};
 use crate::control::cluster::{Changed, Cluster};
+use crate::control::conflict::Conflict;
 use crate::control::desired::{Delta, Desired, Parts, Route};
 use crate::control::model::{Affinity, FelixConfiguration, IpamBlock, Key, Kind, Pod, RouteSource, WorkloadEndpoint};
 use ipnet::{IpNet, Ipv4Net};
@@ -33,7 +34,8 @@ pub struct Calculator {
     local: BTreeMap<Ipv4Addr, Arc<str>>,
     external: BTreeSet<Ipv4Addr>,
     users: Users,
-    warnings: Warnings,
+    warnings: Warnings<String>,
+    conflicts: Warnings<Conflict>,
     /// A state was taken in.
     started: bool,
 }
@@ -98,6 +100,7 @@ impl Calculator {
             external: BTreeSet::new(),
             users: Users::default(),
             warnings: Warnings::default(),
+            conflicts: Warnings::default(),
             started: false,
         }
     }
@@ -154,24 +157,13 @@ impl Calculator {
         self.desired.nodes = self.nodes.addresses();
         self.desired.senders = self.nodes.senders(&self.external);
         let mut touched = Touched::default();
-        self.warn_of_nodes();
+        for source in self.nodes.contested() {
+            self.contend(source);
+        }
         self.take_objects(cluster, &mut touched);
         touched.nets.extend(self.pools.iter());
         self.nodes.addresses().into_iter().chain(self.nodes.tunnel_addresses(&self.me)).for_each(|ip| touched.address(ip));
         self.settle(touched);
-    }
-
-    fn warn_of_nodes(&mut self) {
-        let names: Vec<Arc<str>> = self.nodes.names().cloned().collect();
-        for name in names {
-            let lines = self.nodes.warnings(&name);
-            self.warn(Source::Node(name), lines);
-        }
-        let tunnels: Vec<Ipv4Addr> = self.nodes.all_tunnels().collect();
-        for ip in tunnels {
-            let lines = self.nodes.tunnel_warning(ip).into_iter().collect();
-            self.warn(Source::Tunnel(ip), lines);
-        }
     }
 
     /// All blocks, claims, endpoints and pods, into empty indexes.
@@ -225,7 +217,8 @@ impl Calculator {
             return;
         }
         let underlay: BTreeSet<Ipv4Addr> = [&old.as_ref(), &new].iter().filter_map(|n| n.as_ref()?.address).map(|a| a.addr()).collect();
-        let tunnels: BTreeSet<Ipv4Addr> = [&old.as_ref(), &new].iter().filter_map(|n| n.as_ref()?.vxlan_address).collect();
+        let both = old.iter().chain(new);
+        let contested: BTreeSet<Source> = both.flat_map(|n| nodes::contested_by(name, n)).collect();
         // Whoever shares an address may gain or lose it by this.
         let mut affected: BTreeSet<Arc<str>> = [name.into()].into();
         affected.extend(underlay.iter().flat_map(|ip| self.nodes.claimants(*ip)).cloned());
@@ -234,12 +227,9 @@ impl Calculator {
         for node in affected {
             touched.nets.extend(self.users.of(&node));
             self.settle_vtep(&node, touched);
-            let lines = self.nodes.warnings(&node);
-            touched.parts.warnings |= self.warn(Source::Node(node), lines);
         }
-        for ip in tunnels {
-            let lines = self.nodes.tunnel_warning(ip).into_iter().collect();
-            touched.parts.warnings |= self.warn(Source::Tunnel(ip), lines);
+        for source in contested {
+            touched.parts.warnings |= self.contend(source);
         }
         for ip in underlay {
             touched.address(ip);
@@ -393,8 +383,9 @@ impl Calculator {
     fn settle(&mut self, mut touched: Touched) -> Parts {
         let mut parts = mem::take(&mut touched.parts);
         for cidr in mem::take(&mut touched.cidrs) {
-            let lines = self.blocks.warnings(cidr, self.pools.covering(cidr).is_some());
+            let (lines, conflicts) = self.blocks.warnings(cidr, self.pools.covering(cidr).is_some());
             parts.warnings |= self.warn(Source::Block(cidr), lines);
+            parts.warnings |= self.conflicts.set(&mut self.desired.conflicts, Source::Block(cidr), conflicts);
         }
         touched.nets.sort_unstable();
         touched.nets.dedup();
@@ -452,6 +443,12 @@ impl Calculator {
         let taken = self.local.get(&ip).filter(|_| route == Some(&Route::Host));
         let lines = taken.map(|endpoint| rules::taken_by_host(endpoint, ip)).into_iter().collect();
         self.warn(Source::Address(ip), lines)
+    }
+
+    /// Looks anew at what nodes contend for.
+    fn contend(&mut self, source: Source) -> bool {
+        let conflict = self.nodes.conflict(&source);
+        self.conflicts.set(&mut self.desired.conflicts, source, conflict.into_iter().collect())
     }
 
     fn warn(&mut self, source: Source, lines: Vec<String>) -> bool {

@@ -22,7 +22,7 @@ use pools::Pools;
 /// Everything that should be in force on node `node`. Without an underlay address of its own nothing is:
 /// the answer then only says so.
 pub fn desired(cluster: &Cluster, node: &str) -> Desired {
-    let mut warnings = Vec::new();
+    let (mut warnings, mut conflicts) = (Vec::new(), Vec::new());
     let felix = cluster.felix_for(node);
     let pools = Pools::new(cluster, &mut warnings);
     let nodes = Nodes::new(cluster, node);
@@ -30,10 +30,9 @@ pub fn desired(cluster: &Cluster, node: &str) -> Desired {
         return Desired { warnings: [nodes.missing_address()].into(), ..Desired::default() };
     };
     let endpoints = endpoints::local(&cluster.endpoints, &cluster.pods, node, &felix, &mut warnings);
-    let routes = routes::all(cluster, &nodes, &pools, &felix, &endpoints, &mut warnings);
+    let routes = routes::all(cluster, &nodes, &pools, &felix, &endpoints, &mut warnings, &mut conflicts);
     let external = nodes::external(&felix, &mut warnings);
-    warnings.extend(nodes.names().flat_map(|n| nodes.warnings(n)));
-    warnings.extend(nodes.all_tunnels().filter_map(|a| nodes.tunnel_warning(a)));
+    conflicts.extend(nodes.contested().iter().filter_map(|s| nodes.conflict(s)));
     Desired {
         node: Some(this),
         routes,
@@ -43,5 +42,6 @@ pub fn desired(cluster: &Cluster, node: &str) -> Desired {
         senders: nodes.senders(&external),
         pools: pools.cidrs(),
         warnings: warnings.into_iter().collect(),
+        conflicts: conflicts.into_iter().collect(),
     }
 }

@@ -1,7 +1,9 @@
 //! The nodes as tunnel endpoints: who has which address, and what that makes of them.
 
 use super::pools::Pools;
+use super::warnings::Source;
 use crate::control::cluster::Cluster;
+use crate::control::conflict::Conflict;
 use crate::control::desired::{ThisNode, Vtep};
 use crate::control::model::{FelixConfiguration, Node, default_vtep_mac};
 use crate::wire::Mac;
@@ -21,8 +23,10 @@ pub(super) struct Nodes {
     all: BTreeMap<Arc<str>, Arc<Node>>,
     /// Underlay addresses with the nodes that say they have them.
     claims: BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>,
-    /// VXLAN tunnel addresses likewise.
+    /// Tunnel addresses likewise, of both encapsulations.
     tunnels: BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>,
+    /// VTEP MACs of nodes with a VXLAN tunnel address.
+    macs: BTreeMap<Mac, BTreeSet<Arc<str>>>,
 }
 
 impl Nodes {
@@ -38,21 +42,19 @@ impl Nodes {
     pub fn set(&mut self, name: &str, node: Option<&Arc<Node>>) {
         if let Some((name, old)) = self.all.remove_entry(name) {
             leave(&mut self.claims, old.address.map(|a| a.addr()), &name);
-            leave(&mut self.tunnels, old.vxlan_address, &name);
+            tunnels_of(&old).for_each(|ip| leave(&mut self.tunnels, Some(ip), &name));
+            leave(&mut self.macs, mac_in_use(&name, &old), &name);
         }
         let Some(node) = node else { return };
         let name: Arc<str> = name.into();
         join(&mut self.claims, node.address.map(|a| a.addr()), &name);
-        join(&mut self.tunnels, node.vxlan_address, &name);
+        tunnels_of(node).for_each(|ip| join(&mut self.tunnels, Some(ip), &name));
+        join(&mut self.macs, mac_in_use(&name, node), &name);
         self.all.insert(name, node.clone());
     }
 
     pub fn get(&self, name: &str) -> Option<&Arc<Node>> {
         self.all.get(name)
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all.keys()
     }
 
     /// The nodes that say they have this underlay address.
@@ -83,11 +85,6 @@ impl Nodes {
         self.claims.keys().copied().collect()
     }
 
-    /// Tunnel addresses that some node has.
-    pub fn all_tunnels(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.tunnels.keys().copied()
-    }
-
     /// A node as a VXLAN tunnel endpoint; `None` until both its addresses are known.
     pub fn vtep(&self, name: &str) -> Option<Vtep> {
         let (name, node) = self.all.get_key_value(name)?;
@@ -116,28 +113,23 @@ impl Nodes {
         self.address(&self.me) == Some(ip) || self.tunnel_addresses(&self.me).any(|t| t == ip)
     }
 
-    /// What is odd about a node's addresses.
-    pub fn warnings(&self, name: &str) -> Vec<String> {
-        let mut out = Vec::new();
-        let Some(node) = self.all.get(name) else { return out };
-        if let Some(address) = node.address.map(|a| a.addr())
-            && let Some(holder) = self.holder(address).filter(|h| ***h != *name)
-        {
-            out.push(format!("node {name}: its address {address} is node {holder}'s too; nothing is routed to {name}"));
+    /// That several nodes have one address or MAC.
+    pub fn conflict(&self, source: &Source) -> Option<Conflict> {
+        match source {
+            Source::Underlay(a) => Some(Conflict::node_address(*a, &several(self.claims.get(a)?)?, self.holder(*a)?)),
+            Source::Tunnel(a) => Some(Conflict::tunnel_address(*a, &several(self.tunnels.get(a)?)?)),
+            Source::Vtep(mac) => Some(Conflict::vtep_mac(*mac, &several(self.macs.get(mac)?)?)),
+            _ => None,
         }
-        if let Some(own) = self.all.get(&self.me).filter(|_| *name != *self.me) {
-            let mac = vtep_mac(name, node);
-            if node.vxlan_address.is_some() && mac == vtep_mac(&self.me, own) {
-                out.push(format!("node {name} has the same VTEP MAC {mac} as this node: one of the two must change"));
-            }
-        }
-        out
     }
 
-    /// That several nodes have one tunnel address.
-    pub fn tunnel_warning(&self, address: Ipv4Addr) -> Option<String> {
-        let names: Vec<&str> = self.tunnels.get(&address)?.iter().map(|n| &**n).collect();
-        (names.len() > 1).then(|| format!("nodes {}: all have the VXLAN tunnel address {address}", names.join(", ")))
+    /// Everything that several nodes have.
+    pub fn contested(&self) -> Vec<Source> {
+        fn shared<K: Copy>(index: &BTreeMap<K, BTreeSet<Arc<str>>>) -> impl Iterator<Item = K> {
+            index.iter().filter(|(_, names)| names.len() > 1).map(|(key, _)| *key)
+        }
+        let (claims, tunnels) = (shared(&self.claims).map(Source::Underlay), shared(&self.tunnels).map(Source::Tunnel));
+        claims.chain(tunnels).chain(shared(&self.macs).map(Source::Vtep)).collect()
     }
 
     pub fn missing_address(&self) -> String {
@@ -193,19 +185,41 @@ impl Nodes {
     }
 }
 
-fn join(index: &mut BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>, address: Option<Ipv4Addr>, name: &Arc<str>) {
-    if let Some(address) = address {
-        index.entry(address).or_default().insert(name.clone());
+/// The names, if there are two at least.
+fn several(names: &BTreeSet<Arc<str>>) -> Option<Vec<&str>> {
+    (names.len() > 1).then(|| names.iter().map(|n| &**n).collect())
+}
+
+/// What a node may have in common with others.
+pub(super) fn contested_by(name: &str, node: &Node) -> impl Iterator<Item = Source> {
+    let address = node.address.map(|a| Source::Underlay(a.addr()));
+    let mac = mac_in_use(name, node).map(Source::Vtep);
+    address.into_iter().chain(tunnels_of(node).map(Source::Tunnel)).chain(mac)
+}
+
+/// A node's tunnel addresses of both encapsulations.
+fn tunnels_of(node: &Node) -> impl Iterator<Item = Ipv4Addr> {
+    node.vxlan_address.into_iter().chain(node.ipip_address)
+}
+
+/// The VTEP MAC of a node that is one.
+fn mac_in_use(name: &str, node: &Node) -> Option<Mac> {
+    node.vxlan_address.map(|_| vtep_mac(name, node))
+}
+
+fn join<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Arc<str>>>, key: Option<K>, name: &Arc<str>) {
+    if let Some(key) = key {
+        index.entry(key).or_default().insert(name.clone());
     }
 }
 
-fn leave(index: &mut BTreeMap<Ipv4Addr, BTreeSet<Arc<str>>>, address: Option<Ipv4Addr>, name: &Arc<str>) {
-    if let Some(address) = address
-        && let Some(names) = index.get_mut(&address)
+fn leave<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Arc<str>>>, key: Option<K>, name: &Arc<str>) {
+    if let Some(key) = key
+        && let Some(names) = index.get_mut(&key)
     {
         names.remove(name);
         if names.is_empty() {
-            index.remove(&address);
+            index.remove(&key);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::nodes::Nodes;
 use super::pools::Pools;
 use super::rules;
 use crate::control::cluster::Cluster;
+use crate::control::conflict::Conflict;
 use crate::control::desired::{LocalEndpoint, Route};
 use crate::control::model::{Affinity, FelixConfiguration, RouteSource};
 use ipnet::{IpNet, Ipv4Net};
@@ -22,11 +23,12 @@ pub(super) fn all(
     felix: &FelixConfiguration,
     endpoints: &BTreeMap<Arc<str>, LocalEndpoint>,
     warnings: &mut Vec<String>,
+    conflicts: &mut Vec<Conflict>,
 ) -> Routes {
     // What nobody owns in a pool is dropped here, rather than leaked to the host's default route and back.
     let mut routes: Routes = pools.iter().map(|cidr| (IpNet::V4(cidr), Route::Drop { node: None })).collect();
     match felix.route_source.unwrap_or_default() {
-        RouteSource::CalicoIpam => blocks(&mut routes, cluster, nodes, pools, warnings),
+        RouteSource::CalicoIpam => blocks(&mut routes, cluster, nodes, pools, warnings, conflicts),
         RouteSource::WorkloadIps => workloads(&mut routes, cluster, nodes, pools),
     }
     for (name, endpoint) in endpoints {
@@ -38,13 +40,15 @@ pub(super) fn all(
 
 /// Blocks first, then the addresses borrowed from them, so that a block of a single address does not hide
 /// the loan.
-fn blocks(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pools, warnings: &mut Vec<String>) {
+fn blocks(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pools, warnings: &mut Vec<String>, conflicts: &mut Vec<Conflict>) {
     let mut seen: BTreeMap<Ipv4Net, &str> = BTreeMap::new();
     let mut borrowed = Vec::new();
     for (name, block) in &cluster.blocks {
         let (IpNet::V4(cidr), false) = (block.cidr, block.deleted) else { continue };
         if let Some(first) = seen.get(&cidr) {
-            warnings.push(rules::doubled(name, cidr, first));
+            if let Some(counting) = cluster.blocks.get(*first) {
+                conflicts.push(rules::doubled(cidr, first, counting, name, block));
+            }
             continue;
         }
         seen.insert(cidr, name);
@@ -65,8 +69,9 @@ fn blocks(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pools, 
     }
     for (name, claim) in &cluster.affinities {
         if let IpNet::V4(cidr) = claim.cidr {
-            let block = seen.get(&cidr).and_then(|block| cluster.blocks.get(*block));
-            warnings.extend(rules::orphan(name, claim, block.map(|b| &**b)));
+            let block = seen.get(&cidr).and_then(|block| cluster.blocks.get(*block)).map(|b| &**b);
+            warnings.extend(rules::orphan(name, claim, block));
+            conflicts.extend(rules::contested(name, claim, block));
         }
     }
 }

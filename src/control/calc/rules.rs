@@ -1,8 +1,9 @@
 //! Single decisions of route calculation, each a pure function of what it is given.
 
 use super::nodes::Nodes;
+use crate::control::conflict::{self, Conflict};
 use crate::control::desired::Route;
-use crate::control::model::{Affinity, BlockAffinity, Encap, IpPool, IpamBlock, Mode};
+use crate::control::model::{Affinity, AffinityState, BlockAffinity, Encap, IpPool, IpamBlock, Mode};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -66,23 +67,46 @@ pub(super) fn poolless(name: &str, cidr: Ipv4Net) -> String {
 }
 
 /// That another block object has the same CIDR.
-pub(super) fn doubled(name: &str, cidr: Ipv4Net, first: &str) -> String {
-    format!("IPAMBlock {name}: {cidr} is block {first}'s too; {name} is ignored")
+pub(super) fn doubled(cidr: Ipv4Net, first: &str, counting: &IpamBlock, other: &str, ignored: &IpamBlock) -> Conflict {
+    let party = |name: &str, block: &IpamBlock| match &block.affinity {
+        Affinity::Host(owner) => format!("node {owner} by IPAMBlock {name}"),
+        _ => format!("nobody by IPAMBlock {name}"),
+    };
+    Conflict {
+        kind: conflict::Kind::Block,
+        subject: cidr.to_string(),
+        parties: vec![party(first, counting), party(other, ignored)],
+        found: format!("two blocks of one CIDR; {first} counts, {other} is ignored"),
+        remedy: format!("delete IPAMBlock {other}, once no pod has an address of it (tortie ipam check)"),
+    }
 }
 
-/// A claim that its block does not bear out: routes come from blocks alone. A claim that is only wished for, or
-/// going, claims nothing.
+/// A claim without a block: routes come from blocks alone.
 pub(super) fn orphan(name: &str, claim: &BlockAffinity, block: Option<&IpamBlock>) -> Option<String> {
-    use crate::control::model::AffinityState::Confirmed;
-    if claim.state != Confirmed || !claim.is_host || claim.deleted {
-        return None;
-    }
     let (node, cidr) = (&claim.node, claim.cidr);
     match block.map(|b| &b.affinity) {
+        _ if !is_claimed(claim) => None,
         None => Some(format!("BlockAffinity {name}: node {node} claims {cidr}, but there is no such block; it is not routed")),
-        Some(Affinity::Host(owner)) if **owner == **node => None,
-        Some(_) => Some(format!("BlockAffinity {name}: node {node} claims {cidr}, but the block is not its own; the block counts")),
+        Some(Affinity::Host(_)) => None,
+        Some(_) => Some(format!("BlockAffinity {name}: node {node} claims {cidr}, but the block is no node's; the block counts")),
     }
+}
+
+/// That one node claims a block that is another's.
+pub(super) fn contested(name: &str, claim: &BlockAffinity, block: Option<&IpamBlock>) -> Option<Conflict> {
+    let Affinity::Host(owner) = &block?.affinity else { return None };
+    (is_claimed(claim) && **owner != *claim.node).then(|| Conflict {
+        kind: conflict::Kind::Block,
+        subject: claim.cidr.to_string(),
+        parties: vec![format!("node {owner} by the IPAMBlock's affinity"), format!("node {} by BlockAffinity {name}", claim.node)],
+        found: format!("two owners of one block: packets go to {owner}, and {} may give its addresses to pods as well", claim.node),
+        remedy: format!("delete BlockAffinity {name}, once no pod on {} has an address of it (tortie ipam check)", claim.node),
+    })
+}
+
+/// One that is only wished for, or going, claims nothing.
+fn is_claimed(claim: &BlockAffinity) -> bool {
+    claim.state == AffinityState::Confirmed && claim.is_host && !claim.deleted
 }
 
 /// That an endpoint's address is a node's.

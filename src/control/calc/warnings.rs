@@ -1,9 +1,9 @@
-//! Warnings by what they are about, so that each can be replaced alone.
+//! Warnings and conflicts by what they are about, so that each can be replaced alone.
 
+use crate::wire::Mac;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 /// What warnings are about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,25 +12,34 @@ pub(super) enum Source {
     Whole,
     /// The endpoints of this node.
     Endpoints,
-    Node(Arc<str>),
+    /// An underlay address.
+    Underlay(Ipv4Addr),
     /// A tunnel address.
     Tunnel(Ipv4Addr),
+    /// A VTEP MAC.
+    Vtep(Mac),
     /// The blocks and claims of a CIDR.
     Block(Ipv4Net),
     /// An endpoint's address that is a node's.
     Address(Ipv4Addr),
 }
 
-#[derive(Default)]
-pub(super) struct Warnings {
-    by_source: BTreeMap<Source, Vec<String>>,
+/// Lines, or conflicts.
+pub(super) struct Warnings<T> {
+    by_source: BTreeMap<Source, Vec<T>>,
     /// How many sources have a line: while a block moves from one CIDR to another it is two.
-    holders: BTreeMap<String, u32>,
+    holders: BTreeMap<T, u32>,
 }
 
-impl Warnings {
+impl<T> Default for Warnings<T> {
+    fn default() -> Warnings<T> {
+        Warnings { by_source: BTreeMap::new(), holders: BTreeMap::new() }
+    }
+}
+
+impl<T: Clone + Ord> Warnings<T> {
     /// Replaces a source's lines, in `all` too; true if they differ.
-    pub fn set(&mut self, all: &mut BTreeSet<String>, source: Source, lines: Vec<String>) -> bool {
+    pub fn set(&mut self, all: &mut BTreeSet<T>, source: Source, lines: Vec<T>) -> bool {
         let same = self.by_source.get(&source).map_or(lines.is_empty(), |old| *old == lines);
         if same {
             return false;

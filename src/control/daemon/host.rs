@@ -9,10 +9,25 @@ use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+/// Something of ours on the host that somebody else changed, and that was put right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// address or routes.
+    pub aspect: &'static str,
+    pub what: String,
+}
+
 /// Keeps the host in line with what should be in force.
 #[derive(Default)]
 pub struct Host {
     devices: Devices,
+    /// The device's addresses that were there as they should be, on the interface of this index.
+    placed: (u32, BTreeSet<Ipv4Net>),
+    /// Routes of ours that were there as they should be.
+    installed: BTreeMap<Ipv4Net, HostRoute>,
+    touched: Vec<Touched>,
+    /// The kernel has taken routes and addresses along with something else.
+    pub shaken: bool,
     address_problems: Vec<String>,
     /// Prefixes without the route of ours that should be there, and why.
     route_problems: BTreeMap<Ipv4Net, String>,
@@ -27,11 +42,22 @@ impl Host {
         let Some((dev, _)) = host_link(netlink, ports, device) else { return };
         let wanted: BTreeSet<Ipv4Net> = desired.node.iter().filter_map(|n| n.tunnel_address).map(Ipv4Net::from).collect();
         let present: BTreeSet<Ipv4Net> = netlink.view().addresses_of(dev).collect();
+        let (known, mut touched) = ((self.placed.0 == dev).then_some(&self.placed.1), Vec::new());
         for a in present.difference(&wanted) {
+            if known.is_some_and(|k| !k.contains(a)) {
+                touched.push(format!("address {a} was added; it was removed again"));
+            }
             problems.extend(fault(&format!("{device}: remove address {a}"), netlink.del_address(dev, *a)));
         }
         for a in wanted.difference(&present) {
+            if known.is_some_and(|k| k.contains(a)) {
+                touched.push(format!("address {a} was removed; it was put back"));
+            }
             problems.extend(fault(&format!("{device}: add address {a}"), netlink.add_address(dev, *a)));
+        }
+        self.placed = (dev, wanted.intersection(&present).copied().collect());
+        if !self.shaken {
+            self.touched.extend(touched.into_iter().map(|what| Touched { aspect: "address", what }));
         }
     }
 
@@ -46,14 +72,39 @@ impl Host {
             }
             _ => routes::concerned(desired, netlink.view()),
         };
+        // Without its device or its source address the kernel drops a route by itself.
+        let shaken = std::mem::take(&mut self.shaken) || self.devices != devices || !self.touched.is_empty();
         self.devices = devices;
         touched.extend(self.route_problems.keys());
+        let mut gone = Vec::new();
         for dst in touched {
-            match route(netlink, routes::wanted(desired, devices, dst), dst) {
-                Some(problem) => drop(self.route_problems.insert(dst, problem)),
-                None => drop(self.route_problems.remove(&dst)),
+            let wanted = routes::wanted(desired, devices, dst);
+            let known = self.installed.get(&dst);
+            match route(netlink, wanted.clone(), dst) {
+                // Routes out of the uplink go with its link.
+                Ok(Done::Added) if known.is_some_and(|k| k.via.is_none()) && known == wanted.as_ref() => gone.push(dst),
+                Ok(_) => {}
+                Err(problem) => {
+                    self.installed.remove(&dst);
+                    self.route_problems.insert(dst, problem);
+                    continue;
+                }
+            }
+            self.route_problems.remove(&dst);
+            match wanted {
+                Some(r) => drop(self.installed.insert(dst, r)),
+                None => drop(self.installed.remove(&dst)),
             }
         }
+        if let (Some(first), false) = (gone.first(), shaken) {
+            let others = if gone.len() > 1 { format!(" and {} others were", gone.len() - 1) } else { " was".into() };
+            self.touched.push(Touched { aspect: "routes", what: format!("route {first}{others} removed; put back") });
+        }
+    }
+
+    /// What others changed since the last call.
+    pub fn take_touched(&mut self) -> Vec<Touched> {
+        std::mem::take(&mut self.touched)
     }
 
     /// What stands in the way, one line each.
@@ -62,8 +113,13 @@ impl Host {
     }
 }
 
-/// Brings the route to one prefix in line; what stands in the way.
-fn route(netlink: &mut Netlink, wanted: Option<HostRoute>, dst: Ipv4Net) -> Option<String> {
+enum Done {
+    Added,
+    Other,
+}
+
+/// Brings the route to one prefix in line; an error is what stands in the way.
+fn route(netlink: &mut Netlink, wanted: Option<HostRoute>, dst: Ipv4Net) -> Result<Done, String> {
     let diff = routes::diff(wanted, dst, netlink.view());
     let mut problem = diff.conflict;
     for r in &diff.remove {
@@ -72,7 +128,11 @@ fn route(netlink: &mut Netlink, wanted: Option<HostRoute>, dst: Ipv4Net) -> Opti
     if let Some(r) = &diff.add {
         problem = fault(&format!("add route {dst}"), netlink.add_route(r)).or(problem);
     }
-    problem
+    match problem {
+        Some(problem) => Err(problem),
+        None if diff.add.is_some() => Ok(Done::Added),
+        None => Ok(Done::Other),
+    }
 }
 
 /// Index of the host device if it is there and open, and whether it is up.

@@ -3,6 +3,9 @@
 //!
 //! Whatever happens here, the workers go on forwarding by the last snapshot.
 
+mod conflicts;
+mod figures;
+mod guard;
 mod host;
 mod node;
 mod opener;
@@ -16,11 +19,13 @@ mod workers;
 use super::calc::Calculator;
 use super::cluster::{Changed, Cluster};
 use super::config::{self, Config, WorkloadDriver};
+use super::conflict::{Conflicts, Home, Source};
 use super::conntrack;
 use super::datastore::{self, Store};
 use super::desired::Delta;
 use super::env::Environment;
 use super::facts::{Facts, Request, Shared};
+use super::logging;
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
 use super::node::Task;
@@ -169,8 +174,14 @@ struct Daemon {
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
     host: host::Host,
-    /// Of the calculation, and all others.
-    told: [BTreeSet<String>; 2],
+    guard: guard::Guard,
+    suspects: conflicts::Suspects,
+    home: Home,
+    conflicts: Conflicts,
+    /// Of the cluster's state, if somebody asked for it since it changed.
+    census: Option<figures::Census>,
+    /// Of the calculation, all others, and conflicts.
+    told: [BTreeSet<String>; 3],
 }
 
 fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
@@ -227,6 +238,11 @@ impl Daemon {
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
             host: host::Host::default(),
+            guard: guard::Guard::default(),
+            suspects: conflicts::Suspects::default(),
+            home: Home::default(),
+            conflicts: Conflicts::default(),
+            census: None,
             told: Default::default(),
             config,
         })
@@ -257,6 +273,10 @@ impl Daemon {
                 changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
                 () = self.shared.asked() => self.shared.answer(|| self.facts()),
                 () = self.shared.inventory_board().asked() => self.shared.inventory_board().answer(|| self.inventory()),
+                () = self.shared.figures_board().asked() => {
+                    let shared = self.shared.clone();
+                    shared.figures_board().answer(|| self.figures());
+                }
                 () = self.node.changed() => self.report(&Delta::none()),
                 result = &mut api => {
                     result.map_err(fail("serve the API"))?;
@@ -293,6 +313,7 @@ impl Daemon {
                 tracing::warn!("neighbours: {e}");
             }
             self.order_probes();
+            self.look_for_conflicts(now);
         }
         if self.dirty.since.is_some_and(|s| now >= s + FLUSH) {
             self.flush(now);
@@ -313,6 +334,7 @@ impl Daemon {
         }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
+        self.guard_host_device(now);
         self.probes_dirty = true;
         let dirty = std::mem::take(&mut self.dirty);
         let mut changed = dirty.cluster;
@@ -324,9 +346,18 @@ impl Daemon {
         let delta = self.calculator.update(&self.cluster, &changed);
         if changed != Changed::none() {
             self.shared.tally().calculations.add(started.elapsed());
+            self.census = None;
+        }
+        if delta.has_warnings() {
+            self.conflicts.set(Source::Cluster, self.calculator.desired().conflicts.clone(), now, self.shared.tally());
         }
         let moved = self.find_uplink();
         let desired = self.calculator.desired();
+        if let Some(node) = &desired.node
+            && let Some(conflict) = self.home.look(&node.name, node.address.addr(), self.netlink.view())
+        {
+            self.conflicts.sight(conflict, now, self.shared.tally());
+        }
         if let Some(node) = &desired.node
             && (moved || dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
         {
@@ -347,6 +378,7 @@ impl Daemon {
             }
         }
         self.reconcile_host(&delta, &dirty.host, &known);
+        self.host_touched(now);
         self.report(&delta);
     }
 
@@ -362,6 +394,7 @@ impl Daemon {
             }
             if !self.in_sync {
                 self.in_sync = true;
+                self.shared.tally().set_in_sync();
                 // The probes are told at once.
                 self.next_housekeeping = Instant::now();
                 self.first_generation = self.planner.generation();
@@ -435,6 +468,7 @@ impl Daemon {
                         self.dirty.plan();
                     }
                 }
+                Event::Claimed(claim) => self.claimed(&claim, now),
                 Event::Panicked { worker, message } => self.replace_worker(worker, message, now)?,
             }
         }
@@ -470,6 +504,7 @@ impl Daemon {
             ("spin", old.spin != new.spin),
             ("api.socket", old.api.socket != new.api.socket),
             ("calico.dir", old.calico.dir != new.calico.dir),
+            ("log.format", old.log.format != new.log.format),
         ];
         let stayed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
         for key in &stayed {
@@ -501,6 +536,10 @@ impl Daemon {
         self.config.monitoring = new.monitoring;
         self.config.probes = new.probes;
         self.probes_dirty = true;
+        self.config.log.level = new.log.level;
+        if let Some(log) = logging::get() {
+            log.choose(None);
+        }
         self.report(&Delta::none());
         tracing::info!("configuration reloaded");
     }

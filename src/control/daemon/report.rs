@@ -3,50 +3,47 @@
 use super::Daemon;
 use crate::control::cluster::Cluster;
 use crate::control::config::Config;
+use crate::control::conflict::Present;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
 use crate::control::facts::{EndpointFact, Facts, Inventory, NeighFact, PeerFact, PortUse, RouteFact};
-use crate::control::model::{Monitoring, Pod, WorkloadEndpoint};
-use crate::control::netlink::{NeighState, routes};
+use crate::control::logging::{self, Level};
+use crate::control::model::Monitoring;
+use crate::control::netlink::NeighState;
 use crate::control::origins;
 use crate::control::plan;
 use crate::control::ports::{Key, PortFact, Wish};
 use crate::frame::PortId;
+use crate::ops::view::ConflictRow;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// How large the cluster is.
-struct Census {
-    nodes: usize,
-    /// WorkloadEndpoints, and Pods with an address of their own that have none.
-    workloads: usize,
-}
-
-impl Census {
-    fn of(cluster: &Cluster) -> Census {
-        let pod = |e: &WorkloadEndpoint| e.pod.as_ref().map(|p| format!("{}/{p}", e.namespace));
-        let with_endpoint: BTreeSet<String> = cluster.endpoints.values().filter_map(|e| pod(e)).collect();
-        let counts = |(name, p): &(&String, &Arc<Pod>)| !p.host_network && !p.addresses.is_empty() && !with_endpoint.contains(*name);
-        let alone = cluster.pods.iter().filter(counts).count();
-        Census { nodes: cluster.all_nodes().len(), workloads: cluster.endpoints.len() + alone }
-    }
-}
-
 impl Daemon {
     /// Logs problems that are new and those that are over; says where metrics and health are to be served.
     pub(super) fn report(&mut self, delta: &Delta) {
         self.shared.set_monitoring(monitoring(&self.config, &self.cluster));
+        if let Some(log) = logging::get() {
+            log.configure(log_level(&self.config, &self.cluster));
+        }
         self.tell_node();
         if delta.has_warnings() {
             tell(&mut self.told[0], self.calculator.desired().warnings.clone());
         }
         let others = self.other_problems().collect();
         tell(&mut self.told[1], others);
+        self.report_conflicts();
+    }
+
+    /// Logs conflicts that are new and those that are over, and has them written to the cluster.
+    pub(super) fn report_conflicts(&mut self) {
+        let all = self.conflicts.present().map(|p| format!("conflict: {}", p.line)).collect();
+        tell(&mut self.told[2], all);
+        self.announce_conflicts();
     }
 
     /// Problems that are not the calculation's.
-    fn other_problems(&self) -> impl Iterator<Item = String> {
+    pub(super) fn other_problems(&self) -> impl Iterator<Item = String> {
         let store = self.store.problems().iter().map(ToString::to_string);
         let own: Vec<String> = self.node.report().problems().cloned().collect();
         store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned()).chain(own)
@@ -57,7 +54,6 @@ impl Daemon {
         let desired = self.calculator.desired();
         let node = desired.node.as_ref();
         let ports: Vec<PortFact> = self.port_uses().map(|u| u.port).collect();
-        let census = Census::of(&self.cluster);
         Facts {
             node: self.config.node.clone(),
             uplink: self.uplink.clone(),
@@ -74,12 +70,7 @@ impl Daemon {
             endpoints: self.endpoints(),
             config: origins::rows(&self.config, &self.cluster, &self.node.report(), &self.uplink, self.pod_mtu()),
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
-            nodes: census.nodes,
-            workloads: census.workloads,
-            host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
-            host_flows: self.planner.flows().len(),
-            past_ports: self.ports.past().clone(),
-            peers: self.peers(),
+            conflicts: self.conflicts.present().map(conflict_row).collect(),
         }
     }
 
@@ -96,7 +87,7 @@ impl Daemon {
     }
 
     /// Ports, those of workloads under the names of their pods.
-    fn port_uses(&self) -> impl Iterator<Item = PortUse> {
+    pub(super) fn port_uses(&self) -> impl Iterator<Item = PortUse> {
         self.ports.facts().into_iter().map(|mut port| {
             let endpoint = port.workload.as_deref().and_then(|name| self.calculator.desired().endpoints.get(name));
             if let Some(e) = endpoint {
@@ -208,9 +199,27 @@ impl Daemon {
     }
 }
 
+fn conflict_row(p: &Present) -> ConflictRow {
+    let c = &p.conflict;
+    ConflictRow {
+        kind: c.kind.name().into(),
+        subject: c.subject.clone(),
+        parties: c.parties.clone(),
+        found: c.found.clone(),
+        remedy: c.remedy.clone(),
+        times: p.times,
+        age: p.since.elapsed().map_or(0, |d| d.as_secs()),
+    }
+}
+
 /// Where metrics and health are to be served: the environment over the configuration over FelixConfiguration.
 pub(super) fn monitoring(config: &Config, cluster: &Cluster) -> Monitoring {
     config.felix.monitoring.over(&config.monitoring).over(&cluster.felix_for(&config.node).monitoring)
+}
+
+/// What the log is to show: the environment over the configuration over FelixConfiguration.
+pub(super) fn log_level(config: &Config, cluster: &Cluster) -> Level {
+    config.felix.log.or(config.log.level).or(cluster.felix_for(&config.node).log).unwrap_or_default()
 }
 
 /// Replaces what was told, saying what is new and what is over.

@@ -1,6 +1,7 @@
 //! What must be true before the daemon touches anything: enough rights, and no other daemon here.
 
 use super::DaemonError;
+use crate::control::capabilities::{Capabilities, Capability};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -8,22 +9,16 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_NET_RAW: u32 = 13;
 /// Abstract sockets are names of the network namespace and vanish with their process: one daemon per namespace.
 const ABSTRACT_NAME: &[u8] = b"tortie-daemon";
 
 /// Checks for the capabilities that no I/O method does without.
 pub fn check_rights() -> Result<(), DaemonError> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).and_then(|v| u64::from_str_radix(v.trim(), 16).ok());
     // Without /proc nothing can be said; the first system call will tell.
-    let effective = effective.unwrap_or(u64::MAX);
-    let missing: Vec<&str> = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_NET_RAW, "CAP_NET_RAW")]
-        .into_iter()
-        .filter(|(bit, _)| effective & (1 << bit) == 0)
-        .map(|(_, name)| name)
-        .collect();
+    let Some(held) = Capabilities::of_status(&status) else { return Ok(()) };
+    let missing: Vec<&str> =
+        [Capability::NetAdmin, Capability::NetRaw].into_iter().filter(|c| !held.has(*c)).map(Capability::name).collect();
     if missing.is_empty() { Ok(()) } else { Err(DaemonError::Rights { missing: missing.join(" and ") }) }
 }
 

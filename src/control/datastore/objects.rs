@@ -21,6 +21,8 @@ pub enum Resource {
     ServiceAccount,
     /// Core `v1`.
     ConfigMap,
+    /// Core `v1`.
+    Event,
     IpPool,
     IpReservation,
     IpamBlock,
@@ -43,12 +45,13 @@ pub enum Resource {
 }
 
 impl Resource {
-    pub const ALL: [Resource; 22] = [
+    pub const ALL: [Resource; 23] = [
         Resource::Node,
         Resource::Pod,
         Resource::Namespace,
         Resource::ServiceAccount,
         Resource::ConfigMap,
+        Resource::Event,
         Resource::IpPool,
         Resource::IpReservation,
         Resource::IpamBlock,
@@ -76,6 +79,7 @@ impl Resource {
             Resource::Namespace => "Namespace",
             Resource::ServiceAccount => "ServiceAccount",
             Resource::ConfigMap => "ConfigMap",
+            Resource::Event => "Event",
             Resource::IpPool => "IPPool",
             Resource::IpReservation => "IPReservation",
             Resource::IpamBlock => "IPAMBlock",
@@ -97,7 +101,10 @@ impl Resource {
 
     /// Whether it is Kubernetes' own (`v1`) and not Calico's.
     pub fn is_core(self) -> bool {
-        matches!(self, Resource::Node | Resource::Pod | Resource::Namespace | Resource::ServiceAccount | Resource::ConfigMap)
+        matches!(
+            self,
+            Resource::Node | Resource::Pod | Resource::Namespace | Resource::ServiceAccount | Resource::ConfigMap | Resource::Event
+        )
     }
 
     pub fn is_namespaced(self) -> bool {
@@ -106,6 +113,7 @@ impl Resource {
             Resource::Pod
                 | Resource::ServiceAccount
                 | Resource::ConfigMap
+                | Resource::Event
                 | Resource::NetworkPolicy
                 | Resource::NetworkSet
                 | Resource::WorkloadEndpoint

@@ -20,7 +20,7 @@ pub fn affinity(node: &str, cidr: IpNet) -> String {
     if name.len() < NAME_LIMIT {
         return name;
     }
-    let hash = hex(&Sha256::digest(format!("{node}+{block}")));
+    let hash = hex::encode(Sha256::digest(format!("{node}+{block}")));
     // A node's name is ASCII; if it were not, a cut inside a letter moves to its start.
     let mut end = NAME_LIMIT - 1 - block.len() - 13;
     while !node.is_char_boundary(end) {
@@ -41,10 +41,6 @@ pub fn affinity_labels(node: &str, kind: &str, cidr: IpNet) -> Value {
         "projectcalico.org/affinity-type": kind,
         "projectcalico.org/ip-version": if cidr.addr().is_ipv4() { "4" } else { "6" },
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// RFC 4648 without padding.
@@ -85,7 +81,7 @@ mod tests {
     #[test]
     fn labels_fit_and_hash_the_node() {
         assert_eq!(base32(b"foobar"), "MZXW6YTBOI");
-        assert_eq!(hex(&Sha3_256::digest("")), "a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a");
+        assert_eq!(hex::encode(Sha3_256::digest("")), "a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a");
         let labels = affinity_labels("n1", "host", net("10.244.56.64/26"));
         assert_eq!(labels["projectcalico.org/hostname-hash"].as_str().unwrap().len(), 52);
         assert_eq!(labels["projectcalico.org/ip-version"], "4");

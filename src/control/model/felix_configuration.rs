@@ -3,6 +3,7 @@
 use super::fields::prefix;
 use super::monitoring::{self, Monitoring};
 use super::workload_endpoint::HASH_DIGITS;
+use crate::control::logging::Level;
 use crate::control::pattern::{Pattern, PatternError};
 use crate::control::yaml::{self, Field, FieldError, INTERFACE_NAME_MAX, quoted};
 use crate::wire::vxlan::Vni;
@@ -31,6 +32,8 @@ pub struct FelixConfiguration {
     pub floating_ips: Option<bool>,
     /// Links whose MTU counts for pods.
     pub mtu_links: Option<Pattern>,
+    /// What the log shows.
+    pub log: Option<Level>,
     pub monitoring: Monitoring,
 }
 
@@ -71,6 +74,7 @@ impl FelixConfiguration {
             route_source: self.route_source.or(general.route_source),
             floating_ips: self.floating_ips.or(general.floating_ips),
             mtu_links: self.mtu_links.clone().or_else(|| general.mtu_links.clone()),
+            log: self.log.or(general.log),
             monitoring: self.monitoring.over(&general.monitoring),
         }
     }
@@ -85,7 +89,7 @@ impl FelixConfiguration {
     }
 
     /// Every field by its name in `spec`, with its value if it is set, and what is in force if none sets it.
-    pub fn fields(&self) -> [(&'static str, Option<String>, &'static str); 19] {
+    pub fn fields(&self) -> [(&'static str, Option<String>, &'static str); 20] {
         fn text<T: ToString>(v: &Option<T>) -> Option<String> {
             v.as_ref().map(T::to_string)
         }
@@ -113,6 +117,7 @@ impl FelixConfiguration {
             ("externalNodesList", external, ""),
             ("workloadSourceSpoofing", spoofing, "Disabled"),
             ("routeSource", source, "CalicoIPAM"),
+            ("logSeverityScreen", text(&self.log), "info"),
             ("prometheusMetricsEnabled", text(&metrics.enabled), "false"),
             ("prometheusMetricsHost", metrics.host.clone(), ""),
             ("prometheusMetricsPort", text(&metrics.port), "9091"),
@@ -149,6 +154,7 @@ pub(super) fn read(root: &Field) -> Result<FelixConfiguration, FieldError> {
             .one_of(&[("CalicoIPAM", RouteSource::CalicoIpam), ("WorkloadIPs", RouteSource::WorkloadIps)])?,
         floating_ips: spec.get("floatingIPs")?.one_of(&[("Enabled", true), ("Disabled", false)])?,
         mtu_links: mtu_links(&spec.get("mtuIfacePattern")?)?,
+        log: severity(&spec.get("logSeverityScreen")?)?,
         monitoring: monitoring::read(&spec)?,
     })
 }
@@ -160,6 +166,11 @@ pub const DEFAULT_MTU_LINKS: &str = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwa
 fn mtu_links(f: &Field) -> Result<Option<Pattern>, FieldError> {
     let Some(text) = f.text()?.filter(|s| !s.is_empty()) else { return Ok(None) };
     text.parse().map(Some).map_err(|e: PatternError| f.error(e.to_string()))
+}
+
+/// Felix's words in any case.
+fn severity(f: &Field) -> Result<Option<Level>, FieldError> {
+    f.text()?.filter(|s| !s.is_empty()).map(|s| s.parse().map_err(|e: String| f.error(e))).transpose()
 }
 
 /// 0, or at least what every IPv4 link carries (RFC 791).

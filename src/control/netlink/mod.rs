@@ -8,6 +8,7 @@ pub mod neigh;
 pub mod pod;
 pub mod routes;
 pub mod view;
+pub mod xdp;
 
 pub use view::{Changes, KernelRoute, Link, Neigh, NeighState, NextHop, View};
 
@@ -160,6 +161,31 @@ impl Netlink {
         m.header.flags = LinkFlags::Up;
         m.header.change_mask = LinkFlags::Up;
         m.attributes.push(LinkAttribute::Mtu(mtu));
+        self.request(RouteNetlinkMessage::SetLink(m), 0)
+    }
+
+    /// Sets an interface down.
+    pub fn set_down(&mut self, dev: u32) -> io::Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = dev;
+        m.header.change_mask = LinkFlags::Up;
+        self.request(RouteNetlinkMessage::SetLink(m), 0)
+    }
+
+    /// Gives an interface another name. Kernels before 6.2 refuse that while it is up (EBUSY).
+    pub fn rename(&mut self, dev: u32, name: &str) -> io::Result<()> {
+        self.set_link(dev, LinkAttribute::IfName(name.into()))
+    }
+
+    /// Takes an interface out of the bridge, bond or VRF that it is part of.
+    pub fn release(&mut self, dev: u32) -> io::Result<()> {
+        self.set_link(dev, LinkAttribute::Controller(0))
+    }
+
+    fn set_link(&mut self, dev: u32, attribute: LinkAttribute) -> io::Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = dev;
+        m.attributes.push(attribute);
         self.request(RouteNetlinkMessage::SetLink(m), 0)
     }
 

@@ -27,6 +27,8 @@ pub struct Link {
     pub up: bool,
     /// Has a carrier as well.
     pub running: bool,
+    /// Index of the bridge, bond or VRF that it is part of.
+    pub master: Option<u32>,
 }
 
 /// One IPv4 route of the main table. Ordered by what identifies it for the kernel.
@@ -214,11 +216,13 @@ impl View {
             mtu: 0,
             up: m.header.flags.contains(LinkFlags::Up),
             running: m.header.flags.contains(LinkFlags::Running),
+            master: None,
         };
         for a in &m.attributes {
             match a {
                 LinkAttribute::IfName(n) => link.name.clone_from(n),
                 LinkAttribute::Mtu(v) => link.mtu = *v,
+                LinkAttribute::Controller(v) => link.master = Some(*v).filter(|v| *v != 0),
                 LinkAttribute::Address(b) => link.mac = <[u8; 6]>::try_from(b.as_slice()).ok().map(Mac),
                 _ => {}
             }

@@ -45,7 +45,7 @@ impl Network {
 }
 
 /// UTC to the second, as Kubernetes writes times (RFC 3339).
-fn rfc3339(t: SystemTime) -> String {
+pub(super) fn rfc3339(t: SystemTime) -> String {
     let seconds = t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);

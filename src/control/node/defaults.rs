@@ -63,7 +63,7 @@ fn guid() -> Access<String> {
     read.map_err(|e: io::Error| AccessError::Unavailable { what: "/dev/urandom".into(), message: e.to_string() })?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]

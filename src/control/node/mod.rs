@@ -15,6 +15,7 @@ mod address;
 mod condition;
 mod defaults;
 pub mod detect;
+mod events;
 mod files;
 mod host;
 mod object;
@@ -26,6 +27,7 @@ mod tunnel;
 
 pub use address::{AddressError, Found, choose};
 pub use condition::Network;
+pub use events::Sighting;
 pub use files::Files;
 pub use host::read as read_host;
 pub use object::NodeObject;

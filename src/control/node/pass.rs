@@ -8,6 +8,7 @@ use super::object::{self, NodeObject};
 use super::settings::{Networking, Settings};
 use super::tunnel::{self, TunnelError};
 use super::{defaults, pool};
+use crate::control::conflict::{self, Conflict};
 use crate::control::datastore::objects::{AccessError, Id, Objects, Resource};
 use crate::control::ipam::Ipam;
 use ipnet::Ipv4Net;
@@ -37,6 +38,30 @@ pub enum NodeError {
     Tunnel { name: String, source: Box<TunnelError> },
     #[error("{what}: {source}")]
     Access { what: &'static str, source: AccessError },
+}
+
+impl NodeError {
+    /// That this node is not alone with its name or address, if that is it.
+    pub fn conflict(&self) -> Option<Conflict> {
+        match self {
+            NodeError::DuplicateAddress { name, address, other } => Some(Conflict {
+                kind: conflict::Kind::NodeAddress,
+                subject: address.to_string(),
+                parties: vec![format!("node {name}"), format!("node {other}")],
+                found: format!("this machine's address is node {other}'s in the datastore; node {name} does not take it"),
+                remedy: "one of the two must have another; or delete the node that is gone (DISABLE_NODE_IP_CHECK=true skips this check)"
+                    .into(),
+            }),
+            NodeError::TwoMachines { name, theirs, ours } => Some(Conflict {
+                kind: conflict::Kind::NodeName,
+                subject: name.clone(),
+                parties: vec![format!("this machine at {ours}"), format!("another machine at {theirs}")],
+                found: "two machines have one name; this one does not write its address".into(),
+                remedy: "give one of them its own (NODENAME, or node in the configuration)".into(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 fn access(what: &'static str) -> impl FnOnce(AccessError) -> NodeError {

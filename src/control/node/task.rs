@@ -3,10 +3,12 @@
 
 use super::Found;
 use super::condition::Network;
+use super::events::{self, Sighting};
 use super::files::Files;
 use super::host;
 use super::pass::{NodeError, Pass};
 use super::settings::Settings;
+use crate::control::conflict::{Conflict, Present};
 use crate::control::datastore::objects::Objects;
 use crate::control::ipam::Ipam;
 use crate::control::model::{IpPool, Node};
@@ -59,11 +61,15 @@ pub struct Report {
     problems: Vec<String>,
     /// What is wrong with the files.
     file_problem: Option<String>,
+    /// Why Events are not written.
+    event_problem: Option<String>,
+    /// Who has this node's name or address besides.
+    pub conflicts: Vec<Conflict>,
 }
 
 impl Report {
     pub fn problems(&self) -> impl Iterator<Item = &String> {
-        self.problems.iter().chain(&self.file_problem)
+        self.problems.iter().chain(&self.file_problem).chain(&self.event_problem)
     }
 }
 
@@ -71,13 +77,14 @@ impl Report {
 pub struct Task {
     told: watch::Sender<Told>,
     report: watch::Receiver<Report>,
+    conflicts: watch::Sender<Vec<Sighting>>,
     work: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl Task {
     /// For a datastore that is not ours to write: the MTU file only.
     pub fn of_files(files: Files) -> Task {
-        Task::with(async move |told, report| keep_mtu(told, report, &files).await)
+        Task::with(async move |told, report, _| keep_mtu(told, report, &files).await)
     }
 
     /// For a datastore in which the node describes itself, as `open` reaches it.
@@ -86,7 +93,7 @@ impl Task {
         O: Objects + 'static,
         E: fmt::Display,
     {
-        Task::with(async move |told, report| {
+        Task::with(async move |told, report, conflicts| {
             // The MTU's part ends with the daemon, the others not by themselves.
             let ipam = tokio::select! {
                 () = keep_mtu(told.clone(), report.clone(), &files) => return,
@@ -96,7 +103,8 @@ impl Task {
             let pass = Pass { ipam: &ipam, settings: &settings, boot_id: boot_id.as_deref().map(str::trim) };
             tokio::select! {
                 () = keep_mtu(told.clone(), report.clone(), &files) => {}
-                () = keep_node(&pass, told, report, &files) => {}
+                () = keep_node(&pass, told, report.clone(), &files) => {}
+                () = events::keep(ipam.objects(), ipam.node(), conflicts, |fault| report.change(|r| r.event_problem = fault)) => {}
             }
             if let Err(e) = pass.network(Network::Down).await {
                 tracing::warn!("{e}");
@@ -104,10 +112,12 @@ impl Task {
         })
     }
 
-    fn with(work: impl AsyncFnOnce(watch::Receiver<Told>, Reporter) + 'static) -> Task {
+    fn with(work: impl AsyncFnOnce(watch::Receiver<Told>, Reporter, watch::Receiver<Vec<Sighting>>) + 'static) -> Task {
         let (told, tellings) = watch::channel(Told::default());
         let (reports, report) = watch::channel(Report::default());
-        Task { told, report, work: Some(Box::pin(async move { work(tellings, Reporter(Arc::new(reports))).await })) }
+        let (conflicts, sightings) = watch::channel(Vec::new());
+        let work = async move { work(tellings, Reporter(Arc::new(reports)), sightings).await };
+        Task { told, report, conflicts, work: Some(Box::pin(work)) }
     }
 
     /// Tells the work what is so now.
@@ -115,6 +125,16 @@ impl Task {
         self.told.send_if_modified(|told| {
             let differs = told.now != now;
             told.now = now;
+            differs
+        });
+    }
+
+    /// Says which conflicts there are now: new ones become Events where the datastore has such.
+    pub fn announce<'a>(&self, present: impl Iterator<Item = &'a Present>) {
+        let all: Vec<Sighting> = present.map(Sighting::from).collect();
+        self.conflicts.send_if_modified(|old| {
+            let differs = *old != all;
+            *old = all;
             differs
         });
     }
@@ -206,17 +226,19 @@ async fn keep_node<O: Objects>(pass: &Pass<'_, O>, mut told: watch::Receiver<Tol
         let in_sync = told.borrow_and_update().now.in_sync;
         let brief = whole.is_some_and(|at| at.elapsed() < RESYNC);
         let work = async { if brief { look(pass).await } else { one(pass, in_sync, files).await } };
-        let (found, problems) = match timeout(PASS_MAX, work).await {
+        let Looked { found, problems, conflicts } = match timeout(PASS_MAX, work).await {
             Ok(result) => result,
-            Err(_) => (None, vec![format!("the datastore did not answer within {} s", PASS_MAX.as_secs())]),
+            Err(_) => Looked::problem(format!("the datastore did not answer within {} s", PASS_MAX.as_secs())),
         };
-        whole = if problems.is_empty() { whole.filter(|_| brief).or_else(|| Some(Instant::now())) } else { None };
-        let wait = if problems.is_empty() { pass.settings.poll } else { retry };
-        retry = if problems.is_empty() { RETRY } else { (retry * 2).min(RETRY_MAX) };
+        let well = problems.is_empty() && conflicts.is_empty();
+        whole = if well { whole.filter(|_| brief).or_else(|| Some(Instant::now())) } else { None };
+        let wait = if well { pass.settings.poll } else { retry };
+        retry = if well { RETRY } else { (retry * 2).min(RETRY_MAX) };
         report.change(|r| {
             // The address that was found stays known while the datastore is away.
             r.found = found.or_else(|| r.found.take());
             r.problems = r.found.iter().filter_map(|f| f.note.clone()).chain(problems).collect();
+            r.conflicts = conflicts;
         });
         tokio::select! {
             changed = told.changed() => {
@@ -231,27 +253,47 @@ async fn keep_node<O: Objects>(pass: &Pass<'_, O>, mut told: watch::Receiver<Tol
     }
 }
 
-/// The address alone.
-async fn look<O: Objects>(pass: &Pass<'_, O>) -> (Option<Found>, Vec<String>) {
-    let host = match host::read(&pass.settings.method).await {
-        Ok(host) => host,
-        Err(e) => return (None, vec![format!("this host's interfaces cannot be read: {e}")]),
-    };
-    match pass.look(&host).await {
-        Ok(found) => (found, Vec::new()),
-        Err(e) => (None, vec![e.to_string()]),
+/// What one look came to.
+#[derive(Default)]
+struct Looked {
+    found: Option<Found>,
+    /// One line each.
+    problems: Vec<String>,
+    conflicts: Vec<Conflict>,
+}
+
+impl Looked {
+    fn problem(line: String) -> Looked {
+        Looked { problems: vec![line], ..Looked::default() }
+    }
+
+    /// What keeps the node from its address.
+    fn error(e: &NodeError) -> Looked {
+        match e.conflict() {
+            Some(conflict) => Looked { conflicts: vec![conflict], ..Looked::default() },
+            None => Looked::problem(e.to_string()),
+        }
     }
 }
 
-/// One pass and what follows from it; the problems, one line each.
-async fn one<O: Objects>(pass: &Pass<'_, O>, in_sync: bool, files: &Files) -> (Option<Found>, Vec<String>) {
+/// The address alone.
+async fn look<O: Objects>(pass: &Pass<'_, O>) -> Looked {
     let host = match host::read(&pass.settings.method).await {
         Ok(host) => host,
-        Err(e) => return (None, vec![format!("this host's interfaces cannot be read: {e}")]),
+        Err(e) => return Looked::problem(format!("this host's interfaces cannot be read: {e}")),
+    };
+    pass.look(&host).await.map_or_else(|e| Looked::error(&e), |found| Looked { found, ..Looked::default() })
+}
+
+/// One pass and what follows from it.
+async fn one<O: Objects>(pass: &Pass<'_, O>, in_sync: bool, files: &Files) -> Looked {
+    let host = match host::read(&pass.settings.method).await {
+        Ok(host) => host,
+        Err(e) => return Looked::problem(format!("this host's interfaces cannot be read: {e}")),
     };
     let outcome = match pass.run(&host).await {
         Ok(outcome) => outcome,
-        Err(e) => return (None, vec![e.to_string()]),
+        Err(e) => return Looked::error(&e),
     };
     let mut problems: Vec<String> = outcome.faults.iter().map(ToString::to_string).collect();
     problems.extend(files.set_nodename(pass.name()).err().map(|e| e.to_string()));
@@ -259,5 +301,5 @@ async fn one<O: Objects>(pass: &Pass<'_, O>, in_sync: bool, files: &Files) -> (O
     if in_sync && !outcome.faults.iter().any(|f| matches!(f, NodeError::Tunnel { .. })) {
         problems.extend(pass.network(Network::Up).await.err().map(|e| e.to_string()));
     }
-    (outcome.found, problems)
+    Looked { found: outcome.found, problems, conflicts: Vec::new() }
 }

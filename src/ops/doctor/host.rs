@@ -2,6 +2,7 @@
 
 use super::{Finding, Machine, State};
 use crate::control::config::{ConfigError, Datastore};
+use crate::ops::view::ConflictRow;
 
 pub(super) fn configuration(m: &Machine) -> Vec<Finding> {
     const CHECK: &str = "configuration";
@@ -56,6 +57,11 @@ pub(super) fn daemon(m: &Machine) -> Vec<Finding> {
         let found = format!("running, pid {}, not in sync", status.pid);
         out.push(Finding::bad(CHECK, State::Failure, found, format!("see whether the datastore has a Node named {}", status.node)));
     }
+    let conflict = |c: &ConflictRow| {
+        let found = format!("{} {}: {}: {}", c.kind, c.subject, c.parties.join(" and "), c.found);
+        Finding::bad("conflict", State::Failure, found, c.remedy.clone())
+    };
+    out.extend(status.conflicts.iter().map(conflict));
     out.extend(status.problems.iter().map(|p| Finding::bad("problem", State::Warning, p.clone(), "see docs/operate.md")));
     out
 }

@@ -1,28 +1,28 @@
 //! What the kernel allows and offers.
 
 use super::{Finding, Machine, State};
+use crate::control::capabilities::{Capabilities, Capability};
 use crate::port::probe;
 
-/// Capabilities by their bit (include/uapi/linux/capability.h), and what is lost without them.
-const CAPABILITIES: &[(u32, &str, State, &str)] = &[
-    (12, "CAP_NET_ADMIN", State::Failure, "nothing works"),
-    (13, "CAP_NET_RAW", State::Failure, "nothing works"),
-    (21, "CAP_SYS_ADMIN", State::Warning, "no TAPs in pods' namespaces, and features cannot be tried out"),
-    (39, "CAP_BPF", State::Warning, "no AF_XDP, and the host stack sees pods' packets twice on a veth"),
+/// Capabilities that are used, and what is lost without them.
+const CAPABILITIES: &[(Capability, State, &str)] = &[
+    (Capability::NetAdmin, State::Failure, "nothing works"),
+    (Capability::NetRaw, State::Failure, "nothing works"),
+    (Capability::SysAdmin, State::Warning, "no TAPs in pods' namespaces, and features cannot be tried out"),
+    (Capability::Bpf, State::Warning, "no AF_XDP, and the host stack sees pods' packets twice on a veth"),
 ];
+
+fn held(m: &Machine) -> Option<Capabilities> {
+    Capabilities::of_status(&m.read("proc/self/status")?)
+}
 
 pub(super) fn rights(m: &Machine) -> Vec<Finding> {
     const CHECK: &str = "rights";
-    let status = m.read("proc/self/status").unwrap_or_default();
-    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:")).and_then(|v| u64::from_str_radix(v.trim(), 16).ok());
-    let Some(held) = held else { return vec![Finding::note(CHECK, "unknown: /proc/self/status cannot be read")] };
-    let has = |bit: u32| held & (1 << bit) != 0;
-    // CAP_SYS_ADMIN includes what CAP_BPF was taken out of.
-    let allows = |bit: u32| has(bit) || (bit == 39 && has(21));
-    let missing = CAPABILITIES.iter().filter(|(bit, ..)| !allows(*bit));
+    let Some(held) = held(m) else { return vec![Finding::note(CHECK, "unknown: /proc/self/status cannot be read")] };
+    let missing = CAPABILITIES.iter().filter(|(c, ..)| !held.has(*c));
     let out: Vec<Finding> = missing
-        .map(|(_, name, state, lost)| {
-            Finding::bad(CHECK, *state, format!("{name} is missing: {lost}"), "run as root, or with this capability")
+        .map(|(c, state, lost)| {
+            Finding::bad(CHECK, *state, format!("{} is missing: {lost}", c.name()), "run as root, or with this capability")
         })
         .collect();
     if out.is_empty() { vec![Finding::ok(CHECK, "all capabilities that can be used")] } else { out }
@@ -104,7 +104,7 @@ pub(super) fn locked_memory(m: &Machine) -> Vec<Finding> {
     let workers = m.config.as_ref().map_or(1, |c| u64::from(c.workers));
     match soft.map(str::parse::<u64>) {
         // Whoever has CAP_IPC_LOCK is not limited.
-        _ if has_ipc_lock(m) => vec![Finding::ok(CHECK, "not limited (CAP_IPC_LOCK)")],
+        _ if held(m).is_some_and(|h| h.has(Capability::IpcLock)) => vec![Finding::ok(CHECK, "not limited (CAP_IPC_LOCK)")],
         Some(Ok(bytes)) if bytes < workers * POOL => {
             let found = format!("at most {} MB, AF_XDP takes {} MB", bytes >> 20, (workers * POOL) >> 20);
             vec![Finding::bad(CHECK, State::Warning, found, "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited")]
@@ -112,12 +112,6 @@ pub(super) fn locked_memory(m: &Machine) -> Vec<Finding> {
         Some(_) => vec![Finding::ok(CHECK, "enough for AF_XDP")],
         None => vec![Finding::note(CHECK, "unknown: /proc/self/limits cannot be read")],
     }
-}
-
-fn has_ipc_lock(m: &Machine) -> bool {
-    let status = m.read("proc/self/status").unwrap_or_default();
-    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:")).and_then(|v| u64::from_str_radix(v.trim(), 16).ok());
-    held.is_some_and(|h| h & (1 << 14) != 0)
 }
 
 pub(super) fn clock(m: &Machine) -> Vec<Finding> {

@@ -4,14 +4,17 @@
 mod host;
 mod kernel;
 mod network;
+mod rights;
 mod sockets;
 
 use super::api::Client;
 use super::view::StatusRow;
 use crate::control::config::{Config, ConfigError};
 use crate::control::env::Environment;
+use crate::control::netlink::xdp::{self, XdpFeatures};
 use crate::control::netlink::{Link, Netlink, View, interfaces};
 use crate::control::node::detect::{self, Host};
+use crate::control::processes;
 use crate::port::probe::Probe;
 use crate::port::{probe, sys};
 use serde::Serialize;
@@ -82,6 +85,10 @@ pub struct Machine {
     uplink: Option<String>,
     /// Driver of the uplink.
     driver: Option<String>,
+    /// What drivers offer to AF_XDP, by interface: the uplink, and one pod's.
+    xdp: Vec<(String, Result<XdpFeatures, String>)>,
+    /// What the API server allows.
+    reviewed: Vec<rights::Reviewed>,
 }
 
 /// The interface towards the other nodes.
@@ -100,11 +107,21 @@ impl Machine {
         let config = Config::load(config_path, &Environment::of_process());
         let daemon = Client::new(socket).status().ok();
         let uplink = config.as_ref().ok().and_then(|c| uplink(c, daemon.as_ref()));
+        let view = Netlink::open()?.view().clone();
+        // Pods' interfaces are alike.
+        let pods = view.links.values().find(|l| l.name.starts_with("cali")).map(|l| l.name.clone());
+        let asked = |name: String| {
+            let index = view.link_by_name(&name)?.index;
+            Some((name, xdp::features(index).map_err(|e| e.to_string())))
+        };
+        let xdp = uplink.clone().into_iter().chain(pods).filter_map(asked).collect();
         Ok(Machine {
+            xdp,
             root: "/".into(),
-            view: Netlink::open()?.view().clone(),
+            view,
             driver: uplink.as_deref().and_then(|name| sys::Link::new(name).and_then(|mut l| l.driver()).ok()),
             uplink,
+            reviewed: config.as_ref().map(rights::review).unwrap_or_default(),
             config,
             config_path: config_path.into(),
             daemon,
@@ -136,17 +153,7 @@ impl Machine {
 
     /// Processes in this network namespace, by number, with their names (15 characters at most).
     fn processes(&self) -> Vec<(u32, String)> {
-        let Ok(entries) = fs::read_dir(self.root.join("proc")) else { return Vec::new() };
-        let namespace = |pid: &str| fs::read_link(self.root.join("proc").join(pid).join("ns/net")).ok();
-        let own = namespace("self");
-        let mut out: Vec<(u32, String)> = entries
-            .flatten()
-            .filter_map(|e| e.file_name().to_string_lossy().parse::<u32>().ok())
-            .filter(|pid| own.is_none() || namespace(&pid.to_string()) == own)
-            .filter_map(|pid| Some((pid, self.read(&format!("proc/{pid}/comm"))?)))
-            .collect();
-        out.sort_unstable();
-        out
+        processes::here(&self.root)
     }
 
     fn runs(&self, name: &str) -> Option<u32> {
@@ -159,6 +166,7 @@ const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
     host::configuration,
     host::daemon,
     host::others,
+    rights::rbac,
     kernel::rights,
     kernel::version,
     kernel::features,
@@ -167,6 +175,7 @@ const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
     kernel::locked_memory,
     kernel::clock,
     network::uplink,
+    network::xdp_modes,
     network::mtu,
     network::kernel_devices,
     network::network_manager,

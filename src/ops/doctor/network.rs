@@ -1,6 +1,8 @@
 //! Interfaces, and the programs that manage them.
 
 use super::{Finding, Machine, State};
+use crate::control::config::XdpMode;
+use crate::control::netlink::xdp::XdpFeatures;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
 
 pub(super) fn uplink(m: &Machine) -> Vec<Finding> {
@@ -31,6 +33,25 @@ pub(super) fn uplink(m: &Machine) -> Vec<Finding> {
         });
     }
     out
+}
+
+/// In which mode AF_XDP would run on each interface.
+pub(super) fn xdp_modes(m: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "AF_XDP modes";
+    let wants_native = m.config.as_ref().is_ok_and(|c| c.xdp.mode == XdpMode::Native);
+    let finding = |(name, features): &(String, Result<XdpFeatures, String>)| match features {
+        Ok(XdpFeatures { native: true, zero_copy: true }) => Finding::ok(CHECK, format!("{name}: native with zero-copy")),
+        Ok(XdpFeatures { native: true, .. }) => Finding::ok(CHECK, format!("{name}: native with a copy")),
+        Ok(_) if wants_native => Finding::bad(
+            CHECK,
+            State::Failure,
+            format!("{name}: generic only, and xdp.mode is native: AF_XDP is refused there"),
+            "set xdp.mode to auto, or leave AF_XDP to interfaces whose driver has it (uplink.driver, workloads.driver)",
+        ),
+        Ok(_) => Finding::note(CHECK, format!("{name}: generic only; sockets are faster there")),
+        Err(e) => Finding::note(CHECK, format!("{name}: the kernel does not say ({e}); it can since Linux 6.3")),
+    };
+    m.xdp.iter().map(finding).collect()
 }
 
 pub(super) fn mtu(m: &Machine) -> Vec<Finding> {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::control::netlink::xdp::XdpFeatures;
+use crate::ops::view::ConflictRow;
 use crate::wire::Mac;
 use std::os::unix::fs::symlink;
 
@@ -18,7 +20,7 @@ impl Fake {
         fs::create_dir(root.join("manifests")).unwrap();
         fs::write(root.join("node.yaml"), CONFIG).unwrap();
         let mut view = View::default();
-        let link = Link { index: 2, name: "eth0".into(), mac: Some(Mac([2; 6])), mtu: 1500, up: true, running: true };
+        let link = Link { index: 2, name: "eth0".into(), mac: Some(Mac([2; 6])), mtu: 1500, up: true, running: true, master: None };
         view.links.insert(2, link);
         view.addresses.insert((2, "10.0.0.1/24".parse().unwrap()));
         let works = |name| Probe { name, result: Ok(()) };
@@ -33,6 +35,8 @@ impl Fake {
             clock: Some(true),
             uplink: Some("eth0".into()),
             driver: Some("virtio_net".into()),
+            xdp: vec![("eth0".into(), Ok(XdpFeatures { native: true, zero_copy: true }))],
+            reviewed: Vec::new(),
             root,
         };
         let f = Fake { dir, machine };
@@ -183,15 +187,74 @@ fn mtu_arithmetic_and_the_kernels_devices() {
         tunnel_address: None,
         pod_mtu: Some(1450),
         problems: vec!["x: y".into()],
+        conflicts: vec![ConflictRow {
+            kind: "vtep-mac".into(),
+            subject: "66:00:00:00:00:01".into(),
+            parties: vec!["node a".into(), "node b".into()],
+            found: "both".into(),
+            remedy: "change one".into(),
+            times: 1,
+            age: 0,
+        }],
     });
     f.put("var/lib/calico/mtu", "1500");
     assert!(f.worst("MTU").2.contains("write 1450 into it"));
     assert_eq!(f.worst("problem").1, "x: y");
-    let link = |index, name: &str, up| Link { index, name: name.into(), mac: None, mtu: 1450, up, running: up };
+    assert_eq!(f.worst("conflict"), (State::Failure, "vtep-mac 66:00:00:00:00:01: node a and node b: both".into(), "change one".into()));
+    let link = |index, name: &str, up| Link { index, name: name.into(), mac: None, mtu: 1450, up, running: up, master: None };
     f.machine.view.links.insert(7, link(7, "tunl0", true));
     assert_eq!(f.worst("kernel tunnels").0, State::Note);
     f.machine.view.addresses.insert((7, "10.244.0.1/32".parse().unwrap()));
     assert_eq!(f.worst("kernel tunnels").0, State::Warning);
     f.machine.view.links.insert(8, link(8, "vxlan.calico", true));
     assert_eq!(f.worst("kernel tunnels").0, State::Failure);
+}
+
+#[test]
+fn xdp_modes_by_interface() {
+    let mut f = Fake::new();
+    assert_eq!(f.worst("AF_XDP modes").1, "eth0: native with zero-copy");
+    f.machine.xdp = vec![
+        ("eth0".into(), Ok(XdpFeatures { native: false, zero_copy: false })),
+        ("cali0".into(), Ok(XdpFeatures { native: true, zero_copy: false })),
+    ];
+    let found: Vec<String> = f.find("AF_XDP modes").into_iter().map(|r| r.found).collect();
+    assert_eq!(found, ["eth0: generic only; sockets are faster there", "cali0: native with a copy"]);
+    f.put("node.yaml", &format!("{CONFIG}xdp: {{mode: native}}\n"));
+    f.machine.config = Config::load(&f.machine.config_path, &Environment::default());
+    assert_eq!(f.worst("AF_XDP modes").0, State::Failure);
+    f.machine.xdp = vec![("eth0".into(), Err("no such family".into()))];
+    assert_eq!(f.worst("AF_XDP modes").0, State::Note);
+}
+
+#[test]
+fn rights_that_lack_come_with_the_rule() {
+    use crate::control::datastore::kubernetes::rights::User;
+    let server = crate::testing::apiserver::ApiServer::start();
+    let mut f = Fake::new();
+    let kubeconfig = server.kubeconfig(f.dir.path(), None);
+    f.put(
+        "node.yaml",
+        &format!(
+            "node: a\ndatastore: {{kind: kubernetes, kubeconfig: {}}}\nuplink: {{interface: eth0}}\ncni: {{install: true}}\n",
+            kubeconfig.display()
+        ),
+    );
+    f.machine.config = Config::load(&f.machine.config_path, &Environment::default());
+    let review = |f: &mut Fake| f.machine.reviewed = rights::review(f.machine.config.as_ref().unwrap());
+    review(&mut f);
+    let all: usize = User::Daemon.needs().iter().map(|n| n.verbs.len()).sum();
+    assert_eq!((f.worst("RBAC").0, f.worst("RBAC").1), (State::Ok, format!("the daemon may do all {all} things that it does")));
+    assert_eq!(f.worst("RBAC of CNI").0, State::Ok);
+    server.forbid("events");
+    review(&mut f);
+    let (state, found, remedy) = f.worst("RBAC");
+    assert!(state == State::Warning && found == "the daemon may not get, create, patch Event: conflicts are not told as Events", "{found}");
+    assert!(remedy.ends_with("- {apiGroups: [\"\"], resources: [\"events\"], verbs: [\"get\", \"create\", \"patch\"]}"), "{remedy}");
+    server.forbid("ippools");
+    review(&mut f);
+    assert_eq!((f.worst("RBAC").0, f.worst("RBAC of CNI").0), (State::Failure, State::Failure));
+    server.stop();
+    review(&mut f);
+    assert!(f.worst("RBAC").0 == State::Warning && f.worst("RBAC").1.starts_with("cannot be checked: "), "{:?}", f.worst("RBAC"));
 }

@@ -42,6 +42,8 @@ families! {
     IN_SYNC = Gauge "tortie_datastore_in_sync" [] "1 if the cluster's state was read completely and names this node.";
     READY = Gauge "tortie_ready" [] "1 if in sync and every worker has forwarded by the cluster's state since.";
     PROBLEMS = Gauge "tortie_problems" [] "Lines under Problems in `tortie status`.";
+    CONFLICTS = Gauge "tortie_conflicts" ["kind"] "Lines under Conflicts in `tortie status`, by kind.";
+    CONFLICTS_FOUND = Counter "tortie_conflicts_total" ["kind"] "Times a conflict was found; of one that shows in packets, 8 per second and worker at most.";
     DROPS = Counter "tortie_drops_total" ["reason"] "Packets dropped; docs/counters.md explains each reason.";
     PUNTS = Counter "tortie_punts_total" ["reason"] "Packets handed to the host stack.";
     KERNEL_DROPS = Counter "tortie_kernel_drops_total" ["role", "reason"] "Packets that the kernel lost on the sockets of open ports.";

@@ -2,7 +2,8 @@
 
 use super::family as f;
 use super::{Set, Value};
-use crate::control::facts::{Facts, PortTotals, Shared};
+use crate::control::conflict::Kind;
+use crate::control::facts::{Figures, PortTotals, Shared};
 use crate::control::plan::PeerTotals;
 use crate::control::ports::PortFact;
 use crate::control::probe::diagnose::State;
@@ -13,33 +14,36 @@ use crate::worker::Counters;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Pods with metrics of their own, and peers: what one node adds to a Prometheus server stays bounded. Those with the
-/// lowest port numbers, and the first by name, so that the choice is stable.
+/// Pods with metrics of their own: what one node adds to a Prometheus server stays bounded. Those with the lowest port
+/// numbers, so that the choice is stable.
 pub(super) const PODS: usize = 512;
-pub(super) const PEERS: usize = 256;
 
 /// Everything but the process's own.
 pub(super) fn all(shared: &Shared, out: &mut Set) {
-    let facts = shared.facts();
-    node(shared, &facts, out);
+    let figures = shared.figures();
+    node(shared, &figures, out);
     ends(shared.counters(), out);
     workers(shared.counters(), out);
     let totals: Vec<(&PortFact, PortTotals)> =
-        facts.ports.iter().map(|p| (p, PortTotals::of(shared.counters(), p.id).since(p.base))).collect();
-    roles(&facts, &totals, out);
+        figures.ports.iter().map(|p| (p, PortTotals::of(shared.counters(), p.id).since(p.base))).collect();
+    roles(&figures, &totals, out);
     pods(&totals, out);
-    peers(shared, &facts, out);
+    peers(shared, &figures, out);
     probes(shared, out);
-    fib(&facts, out);
-    out.one(&f::FLOWS, facts.host_flows);
-    felix(shared, &facts, out);
+    fib(&figures, out);
+    out.one(&f::FLOWS, figures.host_flows);
+    felix(shared, &figures, out);
 }
 
-fn node(shared: &Shared, facts: &Facts, out: &mut Set) {
-    out.add(&f::BUILD, [([env!("CARGO_PKG_VERSION").to_owned(), facts.node.clone()], Value::Number(1.0))]);
-    out.one(&f::IN_SYNC, facts.in_sync);
-    out.one(&f::READY, facts.in_sync && shared.tally().is_programmed());
-    out.one(&f::PROBLEMS, shared.problems(facts).len());
+fn node(shared: &Shared, figures: &Figures, out: &mut Set) {
+    let tally = shared.tally();
+    out.add(&f::BUILD, [([env!("CARGO_PKG_VERSION").to_owned(), shared.node().to_owned()], Value::Number(1.0))]);
+    out.one(&f::IN_SYNC, tally.is_in_sync());
+    out.one(&f::READY, tally.is_in_sync() && tally.is_programmed());
+    out.one(&f::PROBLEMS, figures.problems + shared.faults());
+    let kinds = || Kind::ALL.into_iter();
+    out.add(&f::CONFLICTS, kinds().map(|k| ([k.name().to_owned()], figures.conflicts[k.index()].into())));
+    out.add(&f::CONFLICTS_FOUND, kinds().map(|k| ([k.name().to_owned()], tally.conflicts(k).into())));
 }
 
 /// How packets ended.
@@ -78,8 +82,8 @@ fn workers(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
 }
 
 /// All ports of a role together, those that are gone included, so that the sums never go down.
-fn roles(facts: &Facts, totals: &[(&PortFact, PortTotals)], out: &mut Set) {
-    let mut sums: BTreeMap<&str, PortTotals> = facts.past_ports.clone();
+fn roles(figures: &Figures, totals: &[(&PortFact, PortTotals)], out: &mut Set) {
+    let mut sums: BTreeMap<&str, PortTotals> = figures.past_ports.clone();
     let mut states: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for (p, t) in totals {
@@ -126,12 +130,10 @@ fn pods(totals: &[(&PortFact, PortTotals)], out: &mut Set) {
     out.add(&f::POD_BYTES, both(|t| [t.rx_bytes, t.tx_bytes]));
 }
 
-fn peers(shared: &Shared, facts: &Facts, out: &mut Set) {
-    let mut peers: Vec<(&str, PeerTotals)> =
-        facts.peers.iter().filter_map(|p| p.node.as_deref().map(|n| (n, shared.peer(p.counted)))).collect();
-    peers.sort_unstable_by_key(|(node, _)| *node);
-    out.one(&f::PEERS_OMITTED, peers.len().saturating_sub(PEERS));
-    peers.truncate(PEERS);
+fn peers(shared: &Shared, figures: &Figures, out: &mut Set) {
+    let peers: Vec<(&str, PeerTotals)> =
+        figures.peers.iter().filter_map(|p| p.node.as_deref().map(|n| (n, shared.peer(p.counted)))).collect();
+    out.one(&f::PEERS_OMITTED, figures.peers_omitted);
     let both = |read: fn(&PeerTotals) -> [u64; 2]| {
         let sample = move |(node, t): &(&str, PeerTotals)| {
             let [to, from] = read(t);
@@ -169,27 +171,25 @@ fn probes(shared: &Shared, out: &mut Set) {
     out.one(&f::PROBE_DAMAGED, rows.damaged);
 }
 
-fn fib(facts: &Facts, out: &mut Set) {
-    out.one(&f::GENERATION, facts.generation);
-    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    facts.routes.iter().for_each(|r| *kinds.entry(r.route.kind()).or_default() += 1);
-    out.add(&f::ROUTES, kinds.into_iter().map(|(kind, n)| ([kind.to_owned()], n.into())));
-    out.one(&f::VTEPS, facts.vteps.len());
-    if let Some(mtu) = facts.pod_mtu {
+fn fib(figures: &Figures, out: &mut Set) {
+    out.one(&f::GENERATION, figures.generation);
+    out.add(&f::ROUTES, figures.routes.iter().map(|(kind, n)| ([(*kind).to_owned()], (*n).into())));
+    out.one(&f::VTEPS, figures.vteps);
+    if let Some(mtu) = figures.pod_mtu {
         out.one(&f::POD_MTU, u64::from(mtu));
     }
 }
 
-fn felix(shared: &Shared, facts: &Facts, out: &mut Set) {
+fn felix(shared: &Shared, figures: &Figures, out: &mut Set) {
     let tally = shared.tally();
-    out.one(&f::FELIX_ENDPOINTS, facts.ports.iter().filter(|p| p.workload.is_some()).count());
-    out.one(&f::FELIX_HOSTS, facts.nodes);
-    out.one(&f::FELIX_WORKLOADS, facts.workloads);
-    out.one(&f::FELIX_STATE, if facts.in_sync { 3u64 } else { 2 });
+    out.one(&f::FELIX_ENDPOINTS, figures.ports.iter().filter(|p| p.workload.is_some()).count());
+    out.one(&f::FELIX_HOSTS, figures.nodes);
+    out.one(&f::FELIX_WORKLOADS, figures.workloads);
+    out.one(&f::FELIX_STATE, if tally.is_in_sync() { 3u64 } else { 2 });
     out.one(&f::FELIX_RESYNCS, tally.resyncs.load(Relaxed));
     let timer = |t: &crate::control::tally::Timer| Value::Sum(t.count(), t.total().as_secs_f64());
     out.add(&f::FELIX_CALC, [([], timer(&tally.calculations))]);
     out.add(&f::FELIX_APPLY, [([], timer(&tally.applies))]);
     out.one(&f::FELIX_FAILURES, tally.failures.load(Relaxed));
-    out.add(&f::FELIX_ROUTES, [(["main".to_owned()], facts.host_routes.into())]);
+    out.add(&f::FELIX_ROUTES, [(["main".to_owned()], figures.host_routes.into())]);
 }

@@ -1,14 +1,12 @@
 use super::family::ALL;
 use super::*;
-use crate::control::desired::{Route, Vtep};
-use crate::control::facts::{Facts, PeerFact, PortTotals, RouteFact};
+use crate::control::facts::{Facts, Figures, PEERS, PeerFact, PortTotals};
 use crate::control::plan::{Peer, PeerTotals};
 use crate::control::ports::{Losses, PortFact};
 use crate::drop::DropReason;
-use crate::fib::{AdjId, PeerId};
+use crate::fib::PeerId;
 use crate::frame::PortId;
 use crate::port::losses::{Kind, Observed};
-use crate::wire::Mac;
 use crate::worker::Counters;
 use prometheus_parse::{Scrape, Value as Parsed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,17 +28,6 @@ fn port(id: u16, role: &'static str, workload: Option<String>) -> PortFact {
     }
 }
 
-fn route(id: u32, node: &str) -> RouteFact {
-    RouteFact {
-        prefix: format!("10.{}.{}.0/26", id >> 8, id & 0xff).parse().unwrap(),
-        route: Route::Ipip { node: node.into(), address: [10, 0, 0, 1].into() },
-        port: None,
-        mtu: None,
-        id: AdjId(id),
-        base: 0,
-    }
-}
-
 fn peer(id: u32) -> PeerFact {
     let counted = Peer { id: PeerId(id), base: PeerTotals::default() };
     PeerFact { node: Some(format!("peer-{:04}", id - 1)), address: std::net::Ipv4Addr::from(0x0a01_0000 + id), counted }
@@ -49,14 +36,17 @@ fn peer(id: u32) -> PeerFact {
 /// A node with this many pods and peers.
 fn sample(pods: u16, peers: u32) -> (Arc<Shared>, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
-    let mut facts = Facts { node: "n1".into(), in_sync: true, generation: 7, pod_mtu: Some(1450), ..Facts::default() };
-    facts.ports = vec![port(0, "uplink", None), port(1, "host", None)];
-    facts.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
-    facts.routes = (0..peers).map(|i| route(i + 1, &format!("peer-{i:04}"))).collect();
-    facts.peers = (0..peers).map(|i| peer(i + 1)).collect();
-    facts.vteps = vec![Vtep { node: "n2".into(), address: [10, 0, 0, 2].into(), tunnel_address: [10, 1, 0, 0].into(), mac: Mac([2; 6]) }];
+    let facts = Facts { node: "n1".into(), ..Facts::default() };
+    let mut figures = Figures { generation: 7, pod_mtu: Some(1450), vteps: 1, ..Figures::default() };
+    figures.ports = vec![port(0, "uplink", None), port(1, "host", None)];
+    figures.ports.extend((0..pods).map(|i| port(2 + i, "workload", Some(format!("default/web-{i}")))));
+    figures.peers = (0..peers).take(PEERS).map(|i| peer(i + 1)).collect();
+    figures.peers_omitted = (peers as usize).saturating_sub(PEERS);
+    figures.routes.insert("ipip", peers.into());
     let shared = Shared::new(facts, vec![counters.clone()], tokio::sync::mpsc::unbounded_channel().0);
     crate::control::probe::tests::measured(shared.probes(), peers as usize);
+    shared.figures_board().answer(|| figures);
+    shared.tally().set_in_sync();
     // Nobody answers but the tests.
     shared.close();
     (Arc::new(shared), counters)
@@ -93,9 +83,9 @@ fn names(scrape: &BTreeMap<String, f64>) -> BTreeSet<String> {
 fn an_independent_reader_finds_every_declared_metric_and_no_other() {
     let (shared, _) = sample(3, 2);
     let socket = Observed::new(UdpSocket::bind("127.0.0.1:0").unwrap().into());
-    let mut facts = (*shared.facts()).clone();
-    facts.ports[0].losses = Losses(Arc::new([socket.reader(Kind::Buffer)]));
-    shared.answer(|| facts);
+    let mut figures = (*shared.figures()).clone();
+    figures.ports[0].losses = Losses(Arc::new([socket.reader(Kind::Buffer)]));
+    shared.figures_board().answer(|| figures);
     let found = names(&scrape(&Metrics::new(shared)));
     let own: BTreeSet<&str> = found.iter().map(String::as_str).filter(|n| !n.starts_with("process_")).collect();
     assert_eq!(own, ALL.iter().map(|f| f.name).collect::<BTreeSet<_>>());
@@ -143,10 +133,10 @@ fn sums_of_a_role_survive_what_they_summed() {
     let key = "tortie_port_packets_total{\"direction\": \"received\", \"role\": \"workload\"}";
     let before = scrape(&metrics)[key];
     // The first pod goes, and what it did is noted as the port manager does.
-    let mut facts = (*shared.facts()).clone();
-    facts.ports.retain(|p| p.id != PortId(2));
-    facts.past_ports.insert("workload", PortTotals { rx_frames: 10, ..PortTotals::default() });
-    shared.answer(|| facts);
+    let mut figures = (*shared.figures()).clone();
+    figures.ports.retain(|p| p.id != PortId(2));
+    figures.past_ports.insert("workload", PortTotals { rx_frames: 10, ..PortTotals::default() });
+    shared.figures_board().answer(|| figures);
     assert_eq!(scrape(&metrics)[key], before);
 }
 
@@ -155,7 +145,7 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
     let (few, many) = (scrape(&Metrics::new(sample(1, 1).0)), scrape(&Metrics::new(sample(1000, 1000).0)));
     let count = |s: &BTreeMap<String, f64>, name: &str| s.keys().filter(|k| k.starts_with(name)).count();
     assert_eq!((count(&few, "tortie_pod_packets_total"), count(&many, "tortie_pod_packets_total")), (2, 2 * read::PODS));
-    assert_eq!(count(&many, "tortie_peer_packets_total"), 2 * read::PEERS);
+    assert_eq!(count(&many, "tortie_peer_packets_total"), 2 * PEERS);
     assert_eq!((many["tortie_pods_omitted{}"], many["tortie_peers_omitted{}"]), (488.0, 744.0));
     assert_eq!((count(&few, "tortie_probe_rtt_seconds"), count(&many, "tortie_probe_rtt_seconds")), (1, read::PEERS));
     let probes = ["tortie_probe_loss_ratio", "tortie_probe_rtt_seconds", "tortie_probe_largest_bytes"];
@@ -164,15 +154,15 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
     assert_eq!(others(&few), others(&many), "nothing else grows");
     // The help of the two gauges names the bounds.
     assert!(family::PODS_OMITTED.help.contains(&read::PODS.to_string()));
-    assert!(family::PEERS_OMITTED.help.contains(&read::PEERS.to_string()));
+    assert!(family::PEERS_OMITTED.help.contains(&PEERS.to_string()));
 }
 
 #[test]
 fn strange_names_are_escaped() {
     let (shared, _) = sample(0, 0);
-    let mut facts = (*shared.facts()).clone();
-    facts.ports.push(port(9, "workload", Some("odd\"name\\with\nall".into())));
-    shared.answer(|| facts);
+    let mut figures = (*shared.figures()).clone();
+    figures.ports.push(port(9, "workload", Some("odd\"name\\with\nall".into())));
+    shared.figures_board().answer(|| figures);
     let all = scrape(&Metrics::new(shared));
     assert!(all.keys().any(|k| k.starts_with("tortie_pod_bytes_total") && k.contains("odd")), "{all:?}");
 }

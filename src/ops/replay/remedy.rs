@@ -25,9 +25,7 @@ pub fn of(reason: DropReason) -> &'static str {
         D::ArpSpoofed | D::SourceSpoofed => {
             "the pod uses an address that is not its own: correct it, or allow it with the annotation cni.projectcalico.org/allowedSourcePrefixes and FelixConfiguration workloadSourceSpoofing: Any"
         }
-        D::IpMartian => {
-            "an address that no router forwards (loopback, multicast, broadcast, zero, or this node's own as a source from elsewhere)"
-        }
+        D::IpMartian => "an address that no router forwards (loopback, multicast, broadcast, zero)",
         D::TtlExpired => "the packet's TTL ran out here: a traceroute, or a loop between nodes (compare `tortie fib` on both)",
         D::WorkloadTunnel => {
             "a pod may not send tunnel packets to nodes: FelixConfiguration allowVXLANPacketsFromWorkloads or allowIPIPPacketsFromWorkloads permits it"
@@ -46,6 +44,7 @@ pub fn of(reason: DropReason) -> &'static str {
         D::VxlanInnerMac => {
             "addressed to another VTEP: the sender has an old projectcalico.org/VXLANTunnelMACAddr or name for this node, or two nodes share an address"
         }
+        D::VxlanOwnMac | D::OwnSource => "another machine has this node's VTEP MAC or address: `tortie status` names it under Conflicts",
         D::VxlanInnerType => "the tunnel carries something else than IPv4",
         D::EcnInvalid => {
             "a router marked congestion on a packet that does not support it (RFC 6040, 4.2): look at the underlay's ECN settings"

@@ -5,7 +5,6 @@ use super::flow::FlowState;
 use crate::drop::{DropReason, PuntReason};
 use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use crate::frame::{GsoSet, PortId};
-use crate::ops::trace::from_hex;
 use crate::port::{Caps, Medium, TxCsum};
 use crate::snapshot::{AdjTable, Endpoint, PortRole, Snapshot, Tunnel};
 use crate::wire::Mac;
@@ -350,7 +349,7 @@ impl PortState {
 impl AdjacencyState {
     /// The error is the field and what is wrong with it.
     fn adjacency(&self) -> Result<Adjacency, (&'static str, String)> {
-        let bytes = from_hex(&self.rewrite).filter(|b| b.len() <= crate::fib::REWRITE_MAX);
+        let bytes = hex::decode(&self.rewrite).ok().filter(|b| b.len() <= crate::fib::REWRITE_MAX);
         let rewrite = bytes.ok_or_else(|| ("rewrite", format!("not at most {} bytes in hexadecimal", crate::fib::REWRITE_MAX)))?;
         Ok(Adjacency {
             rewrite: Rewrite::new(&rewrite),

@@ -30,7 +30,7 @@ fn frame(port: PortId, interface: String, f: &Wired) -> TraceFrame {
     TraceFrame {
         port: port.0,
         interface,
-        bytes: f.bytes.iter().map(|b| format!("{b:02x}")).collect(),
+        bytes: hex::encode(&f.bytes),
         partial: f.partial,
         may_be_partial: f.may_be_partial,
         segments: f.gso.map(|g| (kind_name(g.kind).to_owned(), g.size)),
@@ -47,7 +47,7 @@ impl TraceFrame {
             Some((name, size)) => Some(Gso { kind: kind_of(name)?, size: *size }),
         };
         Some(Wired {
-            bytes: from_hex(&self.bytes)?,
+            bytes: hex::decode(&self.bytes).ok()?,
             partial: self.partial,
             may_be_partial: self.may_be_partial,
             gso,
@@ -69,11 +69,4 @@ pub fn kind_name(kind: GsoKind) -> &'static str {
 /// The kind of that name.
 pub fn kind_of(name: &str) -> Option<GsoKind> {
     [GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::Udp].into_iter().find(|k| kind_name(*k) == name)
-}
-
-/// `None` for anything but pairs of hex digits.
-pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
-    let digits = digits.filter(|d| d.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect())
 }

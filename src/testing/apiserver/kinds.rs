@@ -127,6 +127,8 @@ impl Groups {
 pub enum Target {
     /// Discovery: the whole answer.
     Document(Value),
+    /// A SelfSubjectAccessReview.
+    Review,
     Objects {
         resource: &'static Resource,
         namespace: Option<String>,
@@ -144,6 +146,7 @@ impl Target {
             ["api"] => Ok(Target::Document(json!({"kind": "APIVersions", "versions": ["v1"]}))),
             ["apis"] => Ok(Target::Document(group_list(groups))),
             ["api", "v1"] => Ok(Target::Document(resource_list(CORE))),
+            ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] => Ok(Target::Review),
             ["api", "v1", rest @ ..] => objects(CORE, rest),
             ["apis", group, version, rest @ ..] => {
                 let api_version = format!("{group}/{version}");

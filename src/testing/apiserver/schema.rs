@@ -78,8 +78,30 @@ fn rules(resource: &Resource) -> &'static [Rule] {
     }
 }
 
+/// What Kubernetes asks of an Event (pkg/apis/core/validation/events.go).
+fn check_event(object: &Value) -> Result<(), String> {
+    let (about, at) = (&object["involvedObject"], object["metadata"]["namespace"].as_str().unwrap_or_default());
+    let own = about["namespace"].as_str().unwrap_or_default();
+    if own != at && !(own.is_empty() && (at == "default" || at == "kube-system")) {
+        return Err("involvedObject.namespace: Invalid value: does not match event.namespace".into());
+    }
+    for time in ["firstTimestamp", "lastTimestamp"] {
+        let text = object[time].as_str().unwrap_or_default();
+        if !text.is_empty() && (text.len() != 20 || !text.ends_with('Z')) {
+            return Err(format!("{time}: Invalid value: {text:?}: RFC 3339 is required"));
+        }
+    }
+    if object["message"].as_str().is_some_and(|m| m.len() > 1024) {
+        return Err("message: Invalid value: can have at most 1024 characters".into());
+    }
+    Ok(())
+}
+
 /// What is wrong with an object about to be written.
 pub fn check(resource: &Resource, object: &Value) -> Result<(), String> {
+    if resource.kind == "Event" {
+        return check_event(object);
+    }
     for (field, wanted, required) in rules(resource) {
         match &object["spec"][*field] {
             Value::Null if *required => return Err(format!("spec.{field}: Required value")),

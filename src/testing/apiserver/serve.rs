@@ -82,6 +82,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let verb = verb(&request, &target, &query)?;
     let plural = match &target {
         Target::Document(_) => "",
+        Target::Review => "selfsubjectaccessreviews",
         Target::Objects { resource, .. } => resource.plural,
     };
     let fault = shared.lock().faults.strike(verb, plural);
@@ -92,6 +93,10 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     }
     let (resource, namespace, name, status) = match target {
         Target::Document(document) => return Ok(json(200, document.to_string())),
+        Target::Review => {
+            let review = whole(request).await?;
+            return Ok(json(201, reviewed(review, &shared)?.to_string()));
+        }
         Target::Objects { resource, namespace, name, status } => (resource, namespace, name, status),
     };
     if shared.lock().settings.forbidden.contains(plural) {
@@ -112,12 +117,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             Ok(with_body(200, chunks))
         }
         _ => {
-            let body = request.into_body().collect().await.map_err(|e| Refusal::bad_request(e.to_string()))?.to_bytes();
-            let body = if body.is_empty() {
-                Value::Null
-            } else {
-                serde_json::from_slice(&body).map_err(|e| Refusal::bad_request(e.to_string()))?
-            };
+            let body = whole(request).await?;
             let at = At { resource, namespace: namespace.unwrap_or_default(), name: name.unwrap_or_default(), status };
             let done = shared.edit(|state| at.single(state, verb, body, fault.as_ref()))?;
             if let Some(Fault::LoseAnswer) = fault {
@@ -126,6 +126,26 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             Ok(json(if verb == Verb::Create { 201 } else { 200 }, done.text.clone()))
         }
     }
+}
+
+/// The request's body.
+async fn whole(request: Request<Incoming>) -> Result<Value, Refusal> {
+    let body = request.into_body().collect().await.map_err(|e| Refusal::bad_request(e.to_string()))?.to_bytes();
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&body).map_err(|e| Refusal::bad_request(e.to_string()))
+}
+
+/// A review with its answer.
+fn reviewed(mut review: Value, shared: &Shared) -> Result<Value, Refusal> {
+    let asked = review["spec"]["resourceAttributes"].clone();
+    let text = |key: &str| asked[key].as_str().unwrap_or_default().to_owned();
+    if review["kind"] != "SelfSubjectAccessReview" || text("verb").is_empty() || text("resource").is_empty() {
+        return Err(Refusal::bad_request("spec.resourceAttributes: a verb and a resource are required"));
+    }
+    review["status"] = serde_json::json!({"allowed": !shared.lock().settings.forbidden.contains(&text("resource"))});
+    Ok(review)
 }
 
 fn authenticate(request: &Request<Incoming>, shared: &Shared) -> Result<(), Refusal> {
@@ -138,6 +158,7 @@ fn authenticate(request: &Request<Incoming>, shared: &Shared) -> Result<(), Refu
 fn verb(request: &Request<Incoming>, target: &Target, query: &Query) -> Result<Verb, Refusal> {
     let named = match target {
         Target::Document(_) => return Ok(Verb::Discover),
+        Target::Review => false,
         Target::Objects { name, .. } => name.is_some(),
     };
     match (request.method(), named) {

@@ -83,6 +83,7 @@ pub fn plural(resource: Resource, group: Group) -> &'static str {
         Resource::Namespace => "namespaces",
         Resource::ServiceAccount => "serviceaccounts",
         Resource::ConfigMap => "configmaps",
+        Resource::Event => "events",
         Resource::IpPool => "ippools",
         Resource::IpReservation => "ipreservations",
         Resource::IpamBlock => "ipamblocks",

@@ -8,13 +8,14 @@ mod group;
 mod items;
 mod kinds;
 mod report;
+pub mod rights;
 mod store;
 pub(super) mod translate;
 mod watch;
 
 pub use access::KubeObjects;
 pub use connect::Source;
-pub use group::Group;
+pub use group::{Group, plural};
 pub use store::KubeStore;
 
 use super::OpenError;

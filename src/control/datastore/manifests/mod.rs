@@ -206,11 +206,7 @@ fn revision(object: &Value) -> String {
 
 /// 16 hex digits of the SHA-1.
 fn digest(text: &str) -> String {
-    hex(&Sha1::digest(text.as_bytes())[..8])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(&Sha1::digest(text.as_bytes())[..8])
 }
 
 fn check(id: &Id, stored: &Value, expect: &Preconditions) -> Access<()> {
@@ -292,7 +288,7 @@ fn new_uid() -> io::Result<String> {
     File::open("/dev/urandom")?.read_exact(&mut b)?;
     b[6] = b[6] & 0x0f | 0x40;
     b[8] = b[8] & 0x3f | 0x80;
-    let hex = hex(&b);
+    let hex = hex::encode(b);
     Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
