@@ -324,6 +324,8 @@ fn single(i: u32, turn: u32) -> (Key, Object) {
         mac: None,
         spoofed_sources: Box::default(),
         floating_ips: Box::default(),
+        netns: None,
+        limited: false,
     };
     (key(Kind::Pod, format!("namespace-{:03}/deployment-{i:07}-abcde", i % 500)), Object::Pod(pod.into()))
 }
