@@ -17,7 +17,6 @@ use crate::ops::view::ConflictRow;
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 impl Daemon {
     /// Logs problems that are new and those that are over; says where metrics and health are to be served.

@@ -264,7 +264,7 @@ fn the_host_mtu_is_the_least_of_the_links_that_count() {
     let mut node = desired().node.unwrap();
     let mut view = View::default();
     let mut add = |index: u32, name: &str, mtu: u32, up: bool| {
-        view.links.insert(index, Link { index, name: name.into(), mac: None, mtu, up, running: up });
+        view.links.insert(index, Link { index, name: name.into(), mac: None, mtu, up, running: up, master: None });
     };
     add(1, "lo", 65_536, true);
     add(2, "bond0", 9000, true);

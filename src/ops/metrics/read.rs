@@ -3,7 +3,7 @@
 use super::family as f;
 use super::{Set, Value};
 use crate::control::conflict::Kind;
-use crate::control::facts::{Figures, PortTotals, Shared};
+use crate::control::facts::{Figures, PEERS, PortTotals, Shared};
 use crate::control::plan::PeerTotals;
 use crate::control::ports::PortFact;
 use crate::control::probe::diagnose::State;

@@ -147,7 +147,7 @@ fn a_thousand_pods_and_peers_stay_within_bounds() {
     assert_eq!((count(&few, "tortie_pod_packets_total"), count(&many, "tortie_pod_packets_total")), (2, 2 * read::PODS));
     assert_eq!(count(&many, "tortie_peer_packets_total"), 2 * PEERS);
     assert_eq!((many["tortie_pods_omitted{}"], many["tortie_peers_omitted{}"]), (488.0, 744.0));
-    assert_eq!((count(&few, "tortie_probe_rtt_seconds"), count(&many, "tortie_probe_rtt_seconds")), (1, read::PEERS));
+    assert_eq!((count(&few, "tortie_probe_rtt_seconds"), count(&many, "tortie_probe_rtt_seconds")), (1, PEERS));
     let probes = ["tortie_probe_loss_ratio", "tortie_probe_rtt_seconds", "tortie_probe_largest_bytes"];
     let probed = |s: &BTreeMap<String, f64>| probes.iter().map(|p| count(s, p)).sum::<usize>();
     let others = |s: &BTreeMap<String, f64>| s.len() - count(s, "tortie_pod_") - count(s, "tortie_peer_") - probed(s);
