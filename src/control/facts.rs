@@ -6,7 +6,7 @@ use super::desired::{Route, Vtep};
 use super::model::Monitoring;
 use super::plan::{self, Peer, PeerTotals};
 use super::ports::PortFact;
-use super::probe::Board;
+use super::probe;
 use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::flows::Entry;
@@ -251,7 +251,7 @@ pub struct Shared {
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
     tally: Tally,
-    probes: Arc<Board>,
+    probes: Arc<probe::Board>,
     monitoring: watch::Sender<Monitoring>,
     /// What keeps a service from being offered, by the service.
     faults: RwLock<BTreeMap<&'static str, String>>,
@@ -331,7 +331,7 @@ impl Shared {
     }
 
     /// What the probes of other nodes say.
-    pub fn probes(&self) -> &Arc<Board> {
+    pub fn probes(&self) -> &Arc<probe::Board> {
         &self.probes
     }
 
