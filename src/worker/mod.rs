@@ -219,7 +219,8 @@ impl Worker {
         if let Some(since) = asleep
             && found.ports > 0
         {
-            self.spin.slept(since.elapsed());
+            let now = Instant::now();
+            self.spin.slept(now - since, now);
         }
         if found.mailbox {
             // Cleared before the commands are read: one that comes later wakes us again.
