@@ -16,7 +16,9 @@ use crate::worker::Counters;
 use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -166,6 +168,8 @@ pub struct Shared {
     monitoring: watch::Sender<Monitoring>,
     /// What keeps a service from being offered, by the service.
     faults: RwLock<BTreeMap<&'static str, String>>,
+    /// What the services listen on, by service: where, and a duplicate for a successor.
+    listeners: Mutex<BTreeMap<String, (String, OwnedFd)>>,
 }
 
 struct State {
@@ -190,6 +194,7 @@ impl Shared {
             tally: Tally::default(),
             monitoring: watch::Sender::default(),
             faults: RwLock::default(),
+            listeners: Mutex::default(),
         }
     }
 
@@ -268,6 +273,23 @@ impl Shared {
         });
     }
 
+    /// Takes the listener that the daemon before had for a service, if it was there; forgets one that was elsewhere.
+    pub fn take_listener(&self, service: &str, at: &str) -> Option<OwnedFd> {
+        let (there, fd) = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(service)?;
+        (there == at).then_some(fd)
+    }
+
+    /// Keeps a service's listener for a successor.
+    pub fn keep_listener(&self, service: &str, at: &str, fd: OwnedFd) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(service.to_owned(), (at.to_owned(), fd));
+    }
+
+    /// Duplicates of all that are kept, by `service at`.
+    pub fn listeners(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let kept = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().map(|(service, (at, fd))| Ok((format!("{service} {at}"), fd.try_clone()?))).collect()
+    }
+
     /// Says why a service is not offered, or that it is.
     pub fn fault(&self, service: &'static str, why: Option<String>) {
         let mut faults = self.faults.write().unwrap_or_else(PoisonError::into_inner);
@@ -296,14 +318,7 @@ impl Shared {
 }
 
 /// What one port did, over all workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortTotals {
-    pub rx_frames: u64,
-    pub rx_bytes: u64,
-    pub tx_frames: u64,
-    pub tx_bytes: u64,
-    pub tx_dropped: u64,
-}
+pub use crate::worker::PortTotal as PortTotals;
 
 impl PortTotals {
     /// The sum over workers for a port number.

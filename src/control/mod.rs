@@ -20,5 +20,6 @@ pub mod plan;
 pub mod ports;
 pub mod resources;
 pub mod selector;
+pub mod takeover;
 pub mod tally;
 pub mod yaml;

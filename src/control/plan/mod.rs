@@ -106,6 +106,17 @@ impl Planner {
         self.peers.past()
     }
 
+    /// Packets that took a route since it was installed, and since it leads to its node.
+    pub fn counted(&self, route: &Installed) -> (u64, u64) {
+        let taken = hits(&self.counters, route.id).unwrap_or(0);
+        (taken.saturating_sub(route.base), taken.saturating_sub(route.node_base))
+    }
+
+    /// Notes packets that went to a node before this program knew of it, if a route leads there.
+    pub fn add_past(&mut self, node: &str, packets: u64) {
+        self.peers.add(node, packets);
+    }
+
     /// What a packet that takes a route in force meets.
     pub fn adjacency(&self, route: &Installed) -> &Adjacency {
         self.adjacencies.get(route.id)

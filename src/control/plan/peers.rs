@@ -39,6 +39,13 @@ impl Peers {
         }
     }
 
+    /// Packets went to a node by routes that nobody here knows.
+    pub(super) fn add(&mut self, node: &str, packets: u64) {
+        if let Some(peer) = self.nodes.get_mut(node) {
+            peer.past += packets;
+        }
+    }
+
     /// Forgets nodes that no route leads to: once all routes of an update are in force.
     pub(super) fn settle(&mut self) {
         for node in std::mem::take(&mut self.lost) {
