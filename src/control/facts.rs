@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -177,6 +177,8 @@ struct State {
     /// Questions so far, and how many of them `facts` is younger than.
     questions: u64,
     answers: u64,
+    /// The oldest question without an answer.
+    waiting: Option<Instant>,
     /// Nobody answers.
     closed: bool,
 }
@@ -184,7 +186,7 @@ struct State {
 impl Shared {
     /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
-        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, closed: false };
+        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, waiting: None, closed: false };
         Shared {
             state: Mutex::new(state),
             asked: Notify::new(),
@@ -222,6 +224,9 @@ impl Shared {
         let mut state = self.lock();
         state.questions += 1;
         let question = state.questions;
+        if !state.closed {
+            state.waiting.get_or_insert_with(Instant::now);
+        }
         self.asked.notify_one();
         let open = |s: &mut State| s.answers < question && !s.closed;
         let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
@@ -239,12 +244,17 @@ impl Shared {
         let facts = Arc::new(facts());
         let mut state = self.lock();
         (state.facts, state.answers) = (facts, questions);
+        if state.questions == questions {
+            state.waiting = None;
+        }
         self.answered.notify_all();
     }
 
     /// No answers any more: the last one stands.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        (state.closed, state.waiting) = (true, None);
+        drop(state);
         self.answered.notify_all();
     }
 
@@ -303,7 +313,18 @@ impl Shared {
     pub fn problems(&self, facts: &Facts) -> Vec<String> {
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
-        facts.problems.iter().cloned().chain(own).collect()
+        facts.problems.iter().cloned().chain(own).chain(self.silence()).collect()
+    }
+
+    /// That the control plane does not answer, if it does not.
+    fn silence(&self) -> Option<String> {
+        let since = self.lock().waiting?.elapsed();
+        (since >= PATIENCE).then(|| {
+            let seconds = since.as_secs();
+            format!(
+                "control plane: no answer for {seconds} s; packets are forwarded by what it said last; if it goes on, restart (`systemctl restart tortie`)"
+            )
+        })
     }
 
     /// Packets that took a route since it was installed; `None` beyond the counted ones.

@@ -154,14 +154,17 @@ impl Forwarder {
     /// Ends, another forwarder having imported what was exported here: that is none of this one's business any more. The
     /// rest is dropped as worker-restart.
     pub fn hand_over(&mut self) {
+        let mut elsewhere = 0;
         for h in std::mem::take(&mut self.held) {
             if travels(&h.frame) {
                 self.pool.give(h.frame);
+                elsewhere += 1;
             } else {
                 self.discard(h.frame, DropReason::WorkerRestart);
             }
         }
         self.abandon(DropReason::WorkerRestart);
+        self.counters.held.set(elsewhere);
     }
 }
 

@@ -20,6 +20,7 @@ mod proof;
 mod random_packets;
 mod router;
 mod settings;
+mod takeover;
 mod trace;
 mod vxlan_peer;
 mod whole;

@@ -8,6 +8,7 @@ mod host;
 mod node;
 mod notify;
 mod opener;
+mod panicked;
 mod report;
 mod requests;
 mod start;
@@ -107,8 +108,10 @@ pub fn run(config_path: &Path, takeover: bool, serve: Serve) -> Result<(), Daemo
             return Err(e);
         }
         daemon.offer(serve)?;
-        let result = daemon.main_loop().await;
-        daemon.node.leave().await;
+        let (result, sound) = daemon.supervised().await;
+        if sound {
+            daemon.node.leave().await;
+        }
         daemon.shut_down();
         result
     })
@@ -190,6 +193,18 @@ async fn ended(api: &mut Option<Service>) -> io::Result<()> {
     }
 }
 
+/// In test builds alone: SIGUSR1 has the control plane panic.
+fn panic_signal() -> Result<Option<Signal>, DaemonError> {
+    if cfg!(feature = "testing") { on(SignalKind::user_defined1()).map(Some) } else { Ok(None) }
+}
+
+async fn asked_to_panic(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
     signal(kind).map_err(fail("handle signals"))
 }
@@ -248,7 +263,7 @@ impl Daemon {
     async fn main_loop(&mut self) -> Result<(), DaemonError> {
         let claim = self.claim.as_ref().map(start::Claim::listen).transpose().map_err(fail("listen for a successor"))?;
         let mut successor = Successor::default();
-        let mut usr2 = on(SignalKind::user_defined2())?;
+        let (mut usr2, mut usr1) = (on(SignalKind::user_defined2())?, panic_signal()?);
         let (mut term, mut int, mut hup) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
         let netlink = watch::readable(self.netlink.as_fd()).map_err(fail("watch netlink"))?;
         let events = watch::readable(self.workers.as_fd()).map_err(fail("watch the workers"))?;
@@ -261,6 +276,7 @@ impl Daemon {
                 _ = int.recv() => return Ok(()),
                 _ = hup.recv() => self.reload(),
                 _ = usr2.recv() => successor.start(),
+                () = asked_to_panic(&mut usr1) => panic!("asked to by SIGUSR1"),
                 Some(stream) = successor::connection(claim.as_ref()) => self.hand_over(stream),
                 ready = netlink.readable() => {
                     ready.map_err(fail("wait for netlink"))?.clear_ready();
