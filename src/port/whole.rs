@@ -4,11 +4,11 @@
 //!
 //! A socket cannot say that a packet holds a super-frame; the virtio-net header in front of a TAP's frames can.
 
-use super::{Handles, OpenError};
 use super::losses::{Kind, LossReader, Observed};
 use super::sys::Link;
 use super::tcx::{self, Insn, insn};
 use super::tun::{self, TunMode};
+use super::{Handles, OpenError};
 use crate::wire::{ether, ipv4};
 use std::fs::{self, File};
 use std::io;

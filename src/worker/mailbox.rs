@@ -1,8 +1,8 @@
 //! What crosses between control and a worker besides snapshots: port commands down, events up. Both bounded.
 
 use super::tap::Tap;
-use crate::frame::PortId;
 use crate::forward::carry::{Carried, FlowState, Totals};
+use crate::frame::PortId;
 use crate::port::{Handles, Port};
 use crate::wire::Mac;
 use crossbeam::queue::ArrayQueue;

@@ -1,6 +1,7 @@
 //! A daemon takes the place of another while packets flow: 10,000 numbered datagrams a second and a bulk TCP stream.
 
 use super::daemon::{Node, Pair, TORTIE, pool};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
@@ -138,7 +139,7 @@ fn successor(node: &Node, config: &std::path::Path) -> (ChildGuard, std::path::P
     (node.ns.spawn(&["sh", "-c", &command]), log)
 }
 
-/// Replaces the node's daemon. What the successor said, and how long packets waited, microseconds.
+/// Replaces the node's daemon. How long packets waited, microseconds.
 fn take_over(node: &mut Node) -> u64 {
     let (next, log) = successor(node, &node.config);
     let mut before = node.daemon.replace(next).unwrap();
@@ -156,6 +157,19 @@ fn total(node: &Node) -> CounterRow {
     node.client().counters().unwrap().into_iter().find(|r| r.worker == "total").unwrap()
 }
 
+/// Counts that must not go back: of the node, its ports and its routes.
+fn counts(node: &Node) -> BTreeMap<String, u64> {
+    let (c, t) = (node.client(), total(node));
+    let mut all = BTreeMap::from([("received".to_owned(), t.received), ("sent".to_owned(), t.sent), ("dropped".to_owned(), t.dropped)]);
+    for p in c.ports().unwrap() {
+        // The uplink has several ports of one name.
+        *all.entry(format!("{} rx", p.name)).or_default() += p.rx_frames;
+        *all.entry(format!("{} tx", p.name)).or_default() += p.tx_frames;
+    }
+    all.extend(c.fib().unwrap().into_iter().map(|r| (r.prefix, r.packets.unwrap_or(0))));
+    all
+}
+
 /// Takeovers on both nodes in turn, while everything flows.
 fn nothing_is_lost(p: &mut Pair, times: usize) {
     let pids = [&p.a, &p.b].map(|n| n.daemon.as_ref().unwrap().id());
@@ -164,12 +178,13 @@ fn nothing_is_lost(p: &mut Pair, times: usize) {
     let mut waits = Vec::new();
     for i in 0..times {
         let node = if i % 2 == 0 { &mut p.a } else { &mut p.b };
-        let (before, peers) = (total(node), node.client().status().unwrap());
+        let before = counts(node);
         waits.push(take_over(node));
-        let after = total(node);
-        assert!(after.received >= before.received && after.sent >= before.sent, "{before:?}\n{after:?}");
-        assert!(after.received > 1000, "{after:?}");
-        drop(peers);
+        let after = counts(node);
+        for (name, n) in &before {
+            assert!(after.get(name).is_some_and(|m| m >= n), "{name} went back from {n}: {after:?}");
+        }
+        assert!(before["received"] > 1000 && before.len() > 8, "{before:?}");
         std::thread::sleep(Duration::from_millis(300));
     }
     let bytes = bulk.finish();
@@ -262,11 +277,12 @@ fn takeovers_that_fail_leave_the_old_one_in_charge() {
     let mut p = Pair::new("socket", 1);
     p.start();
     p.expect_both_ways("before");
-    let pid = p.a.daemon.as_ref().unwrap().id();
     let (datagrams, bulk) = (Datagrams::start(&p.a, &p.b), Bulk::start(&p.a, &p.b));
     let settled = || std::thread::sleep(Duration::from_millis(200));
     // Another version, and another configuration, are told why.
-    for (version, workers, why) in [(VERSION + 1, "1", "takes over by version 2"), (VERSION, "4", "workers is 1 in the running daemon and 4 here")] {
+    for (version, workers, why) in
+        [(VERSION + 1, "1", "takes over by version 2"), (VERSION, "4", "workers is 1 in the running daemon and 4 here")]
+    {
         let mut i = Impostor::connect(&p.a);
         i.hello(&p.a, version, workers);
         let Reply::Refused(text) = i.reply() else { panic!("not refused") };
@@ -295,23 +311,29 @@ fn takeovers_that_fail_leave_the_old_one_in_charge() {
         settled();
     }
     // The real program is killed at whatever point it has reached.
-    for ms in [5, 10, 15, 20, 30, 40, 60] {
+    let mut late = 0;
+    for ms in [5, 10, 20, 30, 45, 60, 80] {
         let (mut next, _) = successor(&p.a, &p.a.config);
         std::thread::sleep(Duration::from_millis(ms));
+        let _ = next.child().kill();
+        next.wait(Duration::from_secs(5));
+        settled();
+        // If it had said that it runs, it was the daemon in charge that was killed.
         if p.a.daemon.as_mut().unwrap().child().try_wait().unwrap().is_some() {
-            // It was faster, and is in charge.
-            p.a.daemon = Some(next);
-        } else {
-            let _ = next.child().kill();
-            next.wait(Duration::from_secs(5));
+            p.a.start();
+            late += 1;
         }
         settled();
         p.a.ready();
     }
     let bytes = bulk.finish();
     let (sent, lost) = datagrams.finish();
-    println!("{sent} datagrams, {lost} lost over failed takeovers; {bytes} bytes of TCP");
-    assert!(lost <= 12 * MAY_LOSE && bytes > 1_000_000, "{lost} of {sent} lost, {bytes} bytes\n{}", p.a.story());
+    println!("{sent} datagrams, {lost} lost over failed takeovers, {late} of 7 by SIGKILL too late; {bytes} bytes of TCP");
+    assert!(
+        late < 7 && lost <= 12 * MAY_LOSE + late * RATE / 2 && bytes > 1_000_000,
+        "{lost} of {sent} lost, {bytes} bytes\n{}",
+        p.a.story()
+    );
     // One that hangs with the workers paused costs what does not fit into the kernel's buffers, and no more.
     let mut i = Impostor::connect(&p.a);
     i.hello(&p.a, VERSION, "1");
@@ -322,7 +344,6 @@ fn takeovers_that_fail_leave_the_old_one_in_charge() {
     p.expect_both_ways("after one that hung");
     let t = total(&p.a);
     assert_eq!(t.received + t.generated, t.sent + t.punted + t.dropped + t.coalesced + t.held, "the law: {t:?}");
-    println!("daemon {pid} at first, {} at last", p.a.daemon.as_ref().unwrap().id());
 }
 
 /// The answer to GET of a path at the health port: its first line and its body.
@@ -447,6 +468,39 @@ fn a_control_plane_that_hangs_leaves_packets_flowing() {
     let (sent, lost) = datagrams.finish();
     println!("{sent} datagrams, {lost} lost while control hung; {bytes} bytes of TCP");
     assert!(lost == 0 && sent > 5000, "{lost} of {sent}");
+    // Such a one hands nothing over, and says what to do instead.
+    let out = p.a.ns.output(&[TORTIE, "run", "--takeover", "--config", p.a.config.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && text.contains("its control plane hangs; restart instead"), "{text}");
     drop(stopped);
     until("it goes on", &p.a, || p.a.client().status().is_ok_and(|s| s.problems.is_empty()));
+}
+
+#[test]
+fn an_af_xdp_uplink_is_opened_anew() {
+    let mut p = Pair::new("af-xdp", 1);
+    p.start();
+    p.expect_both_ways("before");
+    let datagrams = Datagrams::start(&p.a, &p.b);
+    std::thread::sleep(Duration::from_millis(500));
+    let (next, log) = successor(&p.a, &p.a.config);
+    let mut before = p.a.daemon.replace(next).unwrap();
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!(before.wait(Duration::from_secs(20)), Some(true), "{}", text());
+    p.a.ready();
+    assert!(text().contains("waiting for the running daemon to end"), "{}", text());
+    p.expect_both_ways("after");
+    let (sent, lost) = datagrams.finish();
+    println!("{sent} datagrams, {lost} lost: AF_XDP's memory is not passed on");
+    // What a restart costs would be as much; it must not be more than a second's worth.
+    assert!(lost < RATE, "{lost} of {sent}");
+}
+
+#[test]
+fn without_a_running_daemon_it_just_starts() {
+    let mut p = Pair::new("socket", 1);
+    let argv = [TORTIE, "run", "--takeover", "--config", p.a.config.to_str().unwrap()];
+    p.a.daemon = Some(p.a.ns.spawn(&argv));
+    p.a.ready();
+    assert_eq!(p.a.signal("TERM"), Some(true));
 }

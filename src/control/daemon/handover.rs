@@ -36,7 +36,6 @@ impl Daemon {
             Ok(c) => (c.uid(), c.pid().and_then(|p| u32::try_from(p).ok()).unwrap_or(0)),
             Err(e) => return tracing::warn!("takeover: who asks is not known: {e}"),
         };
-        // The owner of this process's files is its own user.
         if uid != own_uid() {
             return tracing::warn!("takeover: refused to process {pid} of user {uid}: only this daemon's own user may");
         }
@@ -203,6 +202,5 @@ pub(super) fn settings(c: &Config) -> BTreeMap<String, String> {
 
 /// The user that this process acts as.
 fn own_uid() -> u32 {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").map_or(u32::MAX, |m| m.uid())
+    UnixStream::pair().and_then(|(a, _)| a.peer_cred()).map_or(u32::MAX, |c| c.uid())
 }

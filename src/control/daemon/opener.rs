@@ -113,7 +113,8 @@ impl KernelOpener {
         };
         match self.inherited(wish)? {
             Some(from) => {
-                let adopted = open::adopt_tuntap(&spec, from).and_then(|o| tun::set_mtu(&spec.name, spec.netns.as_deref(), spec.mtu).map(|()| o));
+                let adopted =
+                    open::adopt_tuntap(&spec, from).and_then(|o| tun::set_mtu(&spec.name, spec.netns.as_deref(), spec.mtu).map(|()| o));
                 adopted.map_err(|e| vec![e.to_string()])
             }
             None => open::tuntap(&spec),

@@ -38,7 +38,8 @@ impl Daemon {
         // A connection that says nothing would be closed meanwhile.
         drop(stream);
         self.first_sync().await?;
-        let stream = start::running().map_err(failed)?.ok_or_else(|| failed("the running daemon has ended meanwhile: start without --takeover"))?;
+        let stream =
+            start::running().map_err(failed)?.ok_or_else(|| failed("the running daemon has ended meanwhile: start without --takeover"))?;
         let mut channel = Channel::new(stream).and_then(|c| c.patience(PREPARE).map(|()| c)).map_err(failed)?;
         let mut estate = self.ask(&mut channel)?;
         tracing::info!("taking over from tortie {}: {} ports", estate.state.program, estate.state.ports.len());
@@ -133,13 +134,17 @@ impl Daemon {
                 asked.elapsed().as_micros(),
                 (paused - asked).as_micros()
             );
-            channel.send(&Say::Running, &[]).map_err(failed)?;
+            // If it is not there to be told, what it said last tells why.
+            let told = channel.send(&Say::Running, &[]);
             match channel.receive::<Reply>() {
                 Ok(Some(Received { message: Reply::Gone(books), .. })) => Ok(Some(books)),
-                Ok(Some(other)) => Err(unexpected(other.message)),
-                // It has ended, whyever: all that it had is here.
-                Ok(None) => Ok(None),
-                Err(e) => Err(failed(e)),
+                Ok(Some(Received { message: Reply::Aborted(why), .. })) => Err(unexpected(Reply::Aborted(why))),
+                // Nothing but its word puts it back in charge: it has ended or is about to, and all that it had is here.
+                other => {
+                    let why = told.err().or(other.err()).map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
+                    tracing::warn!("the daemon before ended without a last word: {why}");
+                    Ok(None)
+                }
             }
         });
         if result.is_err() {
@@ -158,7 +163,7 @@ impl Daemon {
         }
         match books {
             Some(books) => self.carry(books),
-            None => tracing::warn!("the daemon before ended without saying what it had counted: counters begin at 0"),
+            None => tracing::warn!("counters begin at 0"),
         }
         self.ports.opener().inherited_all();
         self.ports.hurry(Instant::now());
@@ -213,4 +218,3 @@ fn unexpected(reply: Reply) -> DaemonError {
         _ => failed("the running daemon answered out of turn"),
     }
 }
-

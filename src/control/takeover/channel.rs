@@ -1,6 +1,7 @@
 //! A connection between two daemons of this machine: messages as JSON, each with the descriptors that belong to it
 //! (SCM_RIGHTS, unix(7)).
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
@@ -62,7 +63,7 @@ impl Channel {
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let n = sendmsg(&self.stream, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)?;
+        let n = retry_on_intr(|| sendmsg(&self.stream, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL))?;
         if n != HEAD {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -75,7 +76,9 @@ impl Channel {
         let mut head = [0u8; HEAD];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(&self.stream, &mut [IoSliceMut::new(&mut head)], &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        // With a time limit a call is interrupted even by being stopped and continued (signal(7)).
+        let receive = || recvmsg(&self.stream, &mut [IoSliceMut::new(&mut head)], &mut control, RecvFlags::CMSG_CLOEXEC);
+        let got = retry_on_intr(receive)?.bytes;
         let mut fds = VecDeque::new();
         for m in control.drain() {
             if let RecvAncillaryMessage::ScmRights(all) = m {

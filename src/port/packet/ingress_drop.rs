@@ -4,9 +4,9 @@
 //! Since Linux 6.6 it is a TCX link, which vanishes with its descriptor. Before, it is a filter on a `clsact`
 //! queueing discipline; one left by a killed process is replaced, and goes with the interface otherwise.
 
-use super::super::{Handles, OpenError};
 use super::super::nl::{self, Netlink, Request};
 use super::super::tcx::{self, insn};
+use super::super::{Handles, OpenError};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
