@@ -442,6 +442,7 @@ impl Worker {
                     let _ = answer.send(());
                 }
                 Command::HandOver(answer) => {
+                    self.close_own();
                     self.forwarder.hand_over();
                     drop(answer.send(self.counters.totals()));
                 }
@@ -455,6 +456,15 @@ impl Worker {
     fn handles(&self) -> Vec<PortHandles> {
         let open = self.ports.iter().enumerate().filter_map(|(i, p)| Some((PortId(i as u16), p.as_ref()?)));
         open.map(|(id, p)| (id, p.handles())).collect()
+    }
+
+    /// Closes the ports that no other process can go on with, so that one can open them.
+    fn close_own(&mut self) {
+        for i in 0..self.ports.len() {
+            if self.ports[i].as_ref().is_some_and(|p| matches!(p.handles(), Ok(None))) {
+                self.close(PortId(i as u16));
+            }
+        }
     }
 
     /// Forwards what ports have received and kept, sends what is queued as far as that goes within [`DRAIN`], and leaves

@@ -190,7 +190,7 @@ fn nothing_is_lost(p: &mut Pair, times: usize) {
     let bytes = bulk.finish();
     let (sent, lost) = datagrams.finish();
     println!("{sent} datagrams at {RATE}/s, {lost} lost in {times} takeovers; {bytes} bytes of TCP; packets waited {waits:?} us");
-    assert!(sent > 10_000 && bytes > 10_000_000, "{sent} datagrams, {bytes} bytes");
+    assert!(sent > 8_000 && bytes > 10_000_000, "{sent} datagrams, {bytes} bytes");
     assert!(lost <= MAY_LOSE * times as u64, "{lost} of {sent} lost in {times} takeovers\n{}\n{}", p.a.story(), p.b.story());
     for (node, pid) in [&p.a, &p.b].into_iter().zip(pids) {
         assert_ne!(node.daemon.as_ref().unwrap().id(), pid);
@@ -215,6 +215,15 @@ fn ipip_with_two_workers_is_taken_over() {
     p.start();
     p.expect_both_ways("before");
     nothing_is_lost(&mut p, 5);
+}
+
+#[test]
+fn plain_routing_is_taken_over() {
+    let mut p = Pair::new("socket", 1);
+    p.file("pool.yaml", &pool("Never", "Never"));
+    p.start();
+    p.expect_both_ways("before");
+    nothing_is_lost(&mut p, 2);
 }
 
 #[test]
@@ -492,8 +501,8 @@ fn an_af_xdp_uplink_is_opened_anew() {
     p.expect_both_ways("after");
     let (sent, lost) = datagrams.finish();
     println!("{sent} datagrams, {lost} lost: AF_XDP's memory is not passed on");
-    // What a restart costs would be as much; it must not be more than a second's worth.
-    assert!(lost < RATE, "{lost} of {sent}");
+    // A restart costs more.
+    assert!(lost < RATE / 2, "{lost} of {sent}");
 }
 
 #[test]
