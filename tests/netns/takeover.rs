@@ -254,7 +254,8 @@ fn plain_routing_is_taken_over() {
     p.file("pool.yaml", &pool("Never", "Never"));
     p.start();
     p.expect_both_ways("before");
-    nothing_is_lost(&mut p, 2, Duration::ZERO);
+    // What comes without encapsulation reaches the daemon through the host's TUN, whose queue is as short as a TAP's.
+    nothing_is_lost(&mut p, 3, GENTLE);
 }
 
 #[test]
