@@ -331,6 +331,16 @@ fn takeovers_that_fail_leave_the_old_one_in_charge() {
         let Reply::Refused(text) = i.reply() else { panic!("not refused") };
         assert!(text.contains(why) && text.contains("restart instead"), "{text}");
     }
+    // Another user is told nothing.
+    let stranger = p.a.ns.run(|| {
+        const NOBODY: libc::c_long = 65_534;
+        // SAFETY: no pointers. The bare system call changes this thread alone, which ends here.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) }, 0);
+        UnixStream::connect_addr(&SocketAddr::from_abstract_name("tortie-daemon").unwrap()).unwrap()
+    });
+    let mut i = Impostor(Channel::new(stranger).unwrap());
+    i.hello(&p.a, VERSION, "1");
+    assert!(!matches!(i.0.receive::<Reply>(), Ok(Some(_))));
     let other = p.dir.path().join("other.yaml");
     std::fs::write(&other, std::fs::read_to_string(&p.a.config).unwrap().replace("workers: 1", "workers: 2")).unwrap();
     let out = p.a.ns.output(&[TORTIE, "run", "--takeover", "--config", other.to_str().unwrap()]);
@@ -550,4 +560,21 @@ fn without_a_running_daemon_it_just_starts() {
     p.a.daemon = Some(p.a.ns.spawn(&argv));
     p.a.ready();
     assert_eq!(p.a.signal("TERM"), Some(true));
+}
+
+#[test]
+fn process_1_of_a_container_hands_over_to_another_container_alone() {
+    let mut p = Pair::new("socket", 1);
+    let config = p.a.config.to_str().unwrap().to_owned();
+    p.a.daemon = Some(p.a.ns.spawn(&["unshare", "--pid", "--fork", "--mount-proc", TORTIE, "run", "--config", &config]));
+    p.a.ready();
+    let unshare = p.a.daemon.as_ref().unwrap().id();
+    let inner = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+    let out = p.a.ns.output(&["nsenter", "--target", inner.trim(), "--pid", TORTIE, "run", "--takeover", "--config", &config]);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && text.contains("process 1 of its container"), "{text}");
+    p.a.ready();
+    take_over(&mut p.a, || {});
+    p.b.start();
+    p.expect_both_ways("after the other container took over");
 }

@@ -1,7 +1,7 @@
 //! The running daemon's side of a takeover. Control stands still while it goes on, so ports and plan stay as they are;
 //! the workers forward until they are told to pause. Whatever fails before the successor runs, they go on.
 
-use super::{Daemon, notify};
+use super::{Daemon, notify, successor};
 use crate::control::config::Config;
 use crate::control::takeover::{self, Books, Channel, PREPARE, Queue, Reply, RouteTotal, SWITCH, Say, State};
 use crate::frame::PortId;
@@ -56,7 +56,9 @@ impl Daemon {
         channel.patience(GREETING).map_err(text)?;
         let Some(hello) = channel.receive::<Say>().map_err(text)? else { return Ok(End::Nothing) };
         let Say::Hello(hello) = hello.message else { return Err("it did not say hello".into()) };
-        if let Some(why) = takeover::objection(&settings(&self.config), &hello) {
+        // A process of this PID namespace ends with its first one; another namespace's has no number here.
+        let ends_with_us = (std::process::id() == 1 && pid != 0).then(|| successor::FIRST_PROCESS.to_owned());
+        if let Some(why) = ends_with_us.or_else(|| takeover::objection(&settings(&self.config), &hello)) {
             channel.send(&Reply::Refused(why.clone()), &[]).map_err(text)?;
             return Err(why);
         }

@@ -8,6 +8,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 const TAKEOVER: &str = "--takeover";
 
+/// Why no process in the same container can take over.
+pub const FIRST_PROCESS: &str = "the daemon is process 1 of its container, which ends with it: restart the container instead";
+
 /// At most one.
 #[derive(Default)]
 pub struct Successor {
@@ -17,6 +20,9 @@ pub struct Successor {
 impl Successor {
     /// Starts it, unless one is on its way. What becomes of it, it says itself.
     pub fn start(&mut self) {
+        if std::process::id() == 1 {
+            return tracing::error!("{FIRST_PROCESS}");
+        }
         if let Some(child) = &mut self.child {
             match child.try_wait() {
                 Ok(None) => return tracing::warn!("process {} is taking over already", child.id()),
