@@ -78,6 +78,8 @@ fn pod(i: u32) -> (Key, Object) {
         mac: None,
         spoofed_sources: Box::default(),
         floating_ips: Box::default(),
+        netns: None,
+        limited: false,
     };
     (key(Kind::Pod, format!("namespace-{:03}/deployment-{i:06}-abcde", i % 500)), Object::Pod(pod.into()))
 }

@@ -6,6 +6,8 @@ mod counting;
 #[path = "support/path.rs"]
 mod path;
 mod support;
+#[path = "support/worker.rs"]
+mod worker;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use path::Path;
@@ -28,6 +30,16 @@ fn forward(c: &mut Criterion) {
             g.bench_function(format!("{name}-in/{len}"), |b| b.iter(|| p.inward(BURST)));
             p.check();
         }
+    }
+    // What could be traced and is not, beside code that knows no trace.
+    let mut untapped = worker::Untapped::new();
+    g.bench_function("turn/without-tap-code", |b| b.iter(|| untapped.turns(1)));
+    for (name, mut turned) in [
+        ("turn/never-traced", worker::Turned::new()),
+        ("turn/trace-is-over", worker::Turned::new().traced_before()),
+        ("turn/traced-no-match", worker::Turned::new().traced()),
+    ] {
+        g.bench_function(name, |b| b.iter(|| turned.turns(1)));
     }
     g.finish();
     // Outside criterion, which allocates for itself.

@@ -93,6 +93,7 @@ reasons! {
     PuntReason {
         HostAddress = "host-address", "Addressed to one of this node's own addresses.";
         HostRoute = "host-route", "No pool contains the destination: the host stack routes it.";
+        HostFlow = "host-flow", "It answers a flow that came from the host stack, which may have translated its addresses.";
     }
 }
 

@@ -12,7 +12,7 @@
 //! a worker may read, one generation at a time.
 //!
 //! Layering, lowest first; a module uses only what stands before it (`tests/rules.rs` enforces it):
-//! `drop`, `wire` → `frame` → `encap`, `fib` → `arp`, `icmp`, `port` → `snapshot` → `forward` → `worker` →
+//! `drop`, `wire` → `flows`, `frame` → `encap`, `fib` → `arp`, `icmp`, `port` → `snapshot` → `forward` → `worker` →
 //! `control` → `ops` → `cni`, `lab` → `cli`.
 
 // Data plane.
@@ -20,6 +20,7 @@ pub mod arp;
 pub mod drop;
 pub mod encap;
 pub mod fib;
+pub mod flows;
 pub mod forward;
 pub mod frame;
 pub mod icmp;

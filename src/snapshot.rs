@@ -1,12 +1,13 @@
 //! All that a worker may read, one generation at a time. Control builds a [`Snapshot`] and publishes it with
 //! one atomic store; a worker takes it up at the start of a turn and never sees half a change.
 
-use crate::fib::{AdjId, Adjacency, Lpm4};
+use crate::fib::{AdjId, Adjacency, Lpm4, PeerId};
+use crate::flows::Flows;
 use crate::frame::PortId;
 use crate::wire::{Mac, vxlan::Vni};
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,8 +105,9 @@ pub struct Tunnel {
     pub vni: Vni,
     /// UDP port, both ends.
     pub port: u16,
-    /// Underlay addresses (host order) that tunnel packets are accepted from: nodes and the external nodes list.
-    pub senders: Arc<FxHashSet<u32>>,
+    /// Underlay addresses (host order) that tunnel packets are accepted from: nodes and the external nodes list,
+    /// each with the number that it is counted under.
+    pub senders: Arc<FxHashMap<u32, PeerId>>,
     /// Underlay addresses of all nodes, this one too: where a workload may not send tunnel packets.
     pub nodes: Arc<FxHashSet<u32>>,
     /// FelixConfiguration allowVXLANPacketsFromWorkloads.
@@ -164,6 +166,8 @@ struct Shared {
     current: ArcSwap<Snapshot>,
     /// Per worker: the generation it works with.
     seen: Vec<AtomicU64>,
+    /// Not of a generation: what workers learn from packets and need of each other.
+    flows: Arc<Flows>,
 }
 
 /// Control's end: publishes generations and frees old ones once no worker uses them.
@@ -182,7 +186,11 @@ pub struct Reader {
 /// A publisher and one reader for each of `workers`, starting from the empty snapshot.
 pub fn channel(workers: usize) -> (Publisher, Vec<Reader>) {
     let first = Arc::new(Snapshot::empty());
-    let shared = Arc::new(Shared { current: ArcSwap::new(first.clone()), seen: (0..workers).map(|_| AtomicU64::new(0)).collect() });
+    let shared = Arc::new(Shared {
+        current: ArcSwap::new(first.clone()),
+        seen: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+        flows: Arc::default(),
+    });
     let readers = (0..workers).map(|worker| Reader { shared: shared.clone(), current: first.clone(), worker }).collect();
     (Publisher { shared, retired: Vec::new() }, readers)
 }
@@ -214,6 +222,11 @@ impl Publisher {
         self.retired.retain(|s| s.generation >= oldest);
     }
 
+    /// The flows that all workers share.
+    pub fn flows(&self) -> &Arc<Flows> {
+        &self.shared.flows
+    }
+
     /// A new reader in the place of a worker that died.
     pub fn reader(&self, worker: usize) -> Reader {
         Reader { shared: self.shared.clone(), current: self.shared.current.load_full(), worker }
@@ -231,6 +244,11 @@ impl Reader {
         self.current = arc_swap::Guard::into_inner(newest);
         self.shared.seen[self.worker].store(self.current.generation, Ordering::Release);
         true
+    }
+
+    /// The flows that all workers share.
+    pub fn flows(&self) -> &Arc<Flows> {
+        &self.shared.flows
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use tortie::drop::PuntReason;
 use tortie::encap::rewrite::{self, MacPair};
-use tortie::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
+use tortie::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use tortie::frame::{Batch, FramePool, GsoSet, PortId};
 use tortie::port::mem::caps;
 use tortie::port::{Caps, Medium, Port, RxReport, TxReport};
@@ -145,7 +145,17 @@ pub fn remote(encap: Encap, peer: Ipv4Addr) -> Adjacency {
         Encap::Vxlan => (AdjKind::Vxlan, rewrite::vxlan_ethernet(LINK, NODE, peer, 4789, Vni::CALICO, VTEP), 1450),
         Encap::Ipip => (AdjKind::Ipip, rewrite::ipip_ethernet(LINK, NODE, peer), 1480),
     };
-    Adjacency { rewrite, kind, port: UPLINK, mtu, gso: GsoSet::NONE, partial_csum: false, joins: false, peer: peer.into() }
+    Adjacency {
+        rewrite,
+        kind,
+        port: UPLINK,
+        mtu,
+        gso: GsoSet::NONE,
+        partial_csum: false,
+        joins: false,
+        peer: peer.into(),
+        node: PeerId(1 + u32::from(peer) % 5000),
+    }
 }
 
 /// A node with one pod, and `routes` spread over 5,000 remote nodes.
@@ -171,7 +181,8 @@ pub fn node(routes: &[Ipv4Net], encap: Encap) -> Snapshot {
         Endpoint { name: "bench/pod".into(), sources: vec![Ipv4Net::new(POD, 32).unwrap()], addresses: vec![POD], mac: Some(POD_MAC) };
     s.ports = vec![PortRole::Uplink, PortRole::Workload(Arc::new(pod)), PortRole::Host];
     let nodes: Arc<rustc_hash::FxHashSet<u32>> = Arc::new((0..NODES).map(|i| first + i).chain([u32::from(PEER)]).collect());
-    s.tunnel = Tunnel { node: NODE, icmp_source: NODE, vtep_mac: VTEP.dst, senders: nodes.clone(), nodes, ..Tunnel::default() };
+    let senders = Arc::new(nodes.iter().map(|a| (*a, PeerId(1 + *a % 5000))).collect());
+    s.tunnel = Tunnel { node: NODE, icmp_source: NODE, vtep_mac: VTEP.dst, senders, nodes, ..Tunnel::default() };
     s
 }
 

@@ -24,7 +24,7 @@ impl Path {
         let snap = node(&routes, encap);
         let dsts = random_dsts(&routes, 1024);
         let pool = FramePool::new(1024, 0).expect("memory for the pool");
-        let mut forwarder = Forwarder::new(pool, Arc::new(Counters::default()));
+        let mut forwarder = Forwarder::new(pool, Arc::new(Counters::default()), Arc::default());
         for id in [UPLINK, POD_PORT] {
             forwarder.open_queue(id);
         }

@@ -131,7 +131,7 @@ impl Frames {
 
     fn frame(&mut self, row: &TraceRow, f: &TraceFrame, direction: Direction, comment: &str) -> Option<Frame> {
         let port = self.state.ports.iter().find(|p| p.id == f.port);
-        let medium = port.map_or(Medium::Ethernet, |p| p.medium.into());
+        let medium = port.map_or(Medium::Ethernet, |p| p.medium);
         let uplink = port.is_some_and(|p| p.role == RoleState::Uplink);
         let (frame, made) = match direction {
             Direction::In => self.outer.received(PortId(f.port), medium, f.wired()?),

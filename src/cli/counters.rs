@@ -13,6 +13,8 @@ pub fn table(rows: &[CounterRow], style: Style) -> String {
         "DROPPED",
         "COALESCED",
         "HELD",
+        "FLOWS-KEPT",
+        "EVICTED",
         "TURNS",
         "IDLE-TURNS",
         "SLEEPS",
@@ -22,7 +24,7 @@ pub fn table(rows: &[CounterRow], style: Style) -> String {
         "EVENTS-LOST",
     ]);
     for r in rows {
-        let packets = [r.received, r.generated, r.sent, r.punted, r.dropped, r.coalesced, r.held];
+        let packets = [r.received, r.generated, r.sent, r.punted, r.dropped, r.coalesced, r.held, r.flows_kept, r.flows_evicted];
         let loops = [r.turns, r.idle_turns, r.sleeps, r.spins, r.spins_found, r.spins_contended, r.events_lost];
         t.row(std::iter::once(r.worker.clone()).chain(packets.iter().chain(&loops).map(u64::to_string)));
     }
@@ -38,6 +40,6 @@ mod tests {
         let row = CounterRow { worker: "total".into(), received: 12, sent: 11, dropped: 1, ..CounterRow::default() };
         let text = table(&[row], Style::Plain);
         let cells: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(cells, ["total", "12", "0", "11", "0", "1", "0", "0", "0", "0", "0", "0", "0", "0", "0"]);
+        assert_eq!(cells, ["total", "12", "0", "11", "0", "1", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0"]);
     }
 }

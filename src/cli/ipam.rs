@@ -4,10 +4,10 @@ use super::boxed::Boxed;
 use super::resource::Store;
 use super::{Outcome, print};
 use crate::control::datastore::AnyObjects;
-use crate::control::ipam::check::{Finding, Severity, check};
+use crate::control::ipam::check::{Finding, Severity, check, leaks};
 use crate::control::ipam::report::{self, AddressState, PoolUtilization, Utilization};
 use crate::control::ipam::{Attribute, Ipam, Listing, ReleaseRequest};
-use crate::control::resources::{Client, Error, Kind};
+use crate::control::resources::{Client, Error, Kind, Patch};
 use clap::builder::BoolishValueParser;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -55,8 +55,11 @@ struct Show {
 #[derive(Debug, clap::Args)]
 struct Release {
     /// The address
-    #[arg(long, value_name = "IP")]
-    ip: IpAddr,
+    #[arg(long, value_name = "IP", required_unless_present = "from_report")]
+    ip: Option<IpAddr>,
+    /// All addresses that a report of `ipam check -o FILE` says are in use by nobody, and that still are
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', conflicts_with_all = ["ip", "force"])]
+    from_report: Vec<std::path::PathBuf>,
     /// Even if a pod or a node's tunnel has it
     #[arg(long)]
     force: bool,
@@ -88,7 +91,8 @@ struct Check {
 pub fn run(args: &Args) -> Outcome {
     match &args.verb {
         Verb::Show(a) => show(a),
-        Verb::Release(a) => release(a),
+        Verb::Release(Release { ip: Some(ip), force, store, .. }) => release(store, *ip, *force),
+        Verb::Release(a) => release_reported(&a.store, &a.from_report),
         Verb::Configure(a) => configure(a),
         Verb::Check(a) => check_all(a),
     }
@@ -179,10 +183,53 @@ fn configuration(listing: &Listing) -> String {
     table.render()
 }
 
-fn release(args: &Release) -> Outcome {
-    let ip = args.ip;
-    let released = args.store.with(async |objects| {
-        if !args.force {
+/// Releases what reports name, if a check finds it again: given out by the same allocation, and in use by nobody.
+fn release_reported(store: &Store, files: &[std::path::PathBuf]) -> Outcome {
+    let mut reported = Vec::new();
+    for path in files {
+        let fault = |e: String| format!("{}: not a report of `ipam check -o FILE`: {e}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let rows: Vec<Value> = serde_json::from_str(&text).map_err(|e| fault(e.to_string()))?;
+        for leak in rows.iter().map(|r| &r["leaked"]).filter(|l| !l.is_null()) {
+            let leak: Leak = serde_json::from_value(leak.clone()).map_err(|e| fault(format!("leaked: {e}")))?;
+            reported.push(ReleaseRequest::from(leak));
+        }
+    }
+    let (released, changed) = store.with(async |objects| {
+        let listing = Listing::read(objects).await?;
+        let now = leaks(&listing, &check(&listing));
+        let (held, changed): (Vec<_>, Vec<_>) = reported.into_iter().partition(|r| now.contains(r));
+        let free = Ipam::new(objects, "").release(&held).await?;
+        Ok((held.len() - free.len(), changed))
+    })?;
+    let kept = changed.iter().map(|r| format!("Left as it is: {}, which is free by now, or in use, or given out anew\n", r.address));
+    print(&format!("{}Released {released} addresses\n", kept.collect::<String>()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An allocation that nobody uses, as a report has it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Leak {
+    address: IpAddr,
+    handle: Option<String>,
+    sequence: Option<u64>,
+}
+
+impl From<Leak> for ReleaseRequest {
+    fn from(l: Leak) -> ReleaseRequest {
+        ReleaseRequest { address: l.address, handle: l.handle, sequence: l.sequence }
+    }
+}
+
+impl From<&ReleaseRequest> for Leak {
+    fn from(r: &ReleaseRequest) -> Leak {
+        Leak { address: r.address, handle: r.handle.clone(), sequence: r.sequence }
+    }
+}
+
+fn release(store: &Store, ip: IpAddr, force: bool) -> Outcome {
+    let released = store.with(async |objects| {
+        if !force {
             let state = report::address(&Listing::read(objects).await?, ip);
             if let AddressState::Assigned(attribute) = &state
                 && let Some(user) = user_of(objects, ip, attribute).await?
@@ -247,7 +294,7 @@ fn configure(args: &Configure) -> Outcome {
     let patch = json!({ "spec": spec });
     args.store.with(async |objects| {
         let client = Client::new(objects, objects.keeps());
-        match client.patch(Kind::IpamConfiguration, None, "default", &patch).await {
+        match client.patch(Kind::IpamConfiguration, None, "default", &Patch::Merge(patch.clone())).await {
             Err(Error::NotFound { .. }) => {}
             other => return Ok(other.map(drop)?),
         }
@@ -263,8 +310,15 @@ fn check_all(args: &Check) -> Outcome {
     let listing = args.store.with(async |objects| Ok(Listing::read(objects).await?))?;
     let findings = check(&listing);
     if let Some(path) = &args.output {
-        let rows: Vec<Value> =
-            findings.iter().map(|f| json!({"severity": word(f), "finding": f.to_string(), "remedy": f.remedy()})).collect();
+        let leaks = leaks(&listing, &findings);
+        let row = |f: &Finding| {
+            let mut row = json!({"severity": word(f), "finding": f.to_string(), "remedy": f.remedy()});
+            if let Some(leak) = leaks.iter().find(|l| Some(l.address) == f.leaked()) {
+                row["leaked"] = json!(Leak::from(leak));
+            }
+            row
+        };
+        let rows: Vec<Value> = findings.iter().map(row).collect();
         std::fs::write(path, format!("{:#}\n", Value::from(rows))).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
     print(&findings_text(&listing, &findings))?;

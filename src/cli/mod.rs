@@ -24,6 +24,7 @@ mod run;
 mod state;
 mod status;
 mod table;
+mod top;
 mod trace;
 mod version;
 mod view;
@@ -60,6 +61,8 @@ enum Verb {
     Counters(view::View),
     /// Whether this node is well: problems, datastore, ports, packets
     Status(status::Args),
+    /// Ports, pods and peers by packets and bits now, drops by reason, the workers' load: live on a terminal
+    Top(top::Args),
     /// Checks this machine for what the daemon needs and what may get in its way
     Doctor(doctor::Args),
     /// Every setting of the node with where it comes from: file, environment, FelixConfiguration, detection, default
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Verb::Drops(a) => drops::show(&a),
         Verb::Counters(a) => view::show(&a, |c| c.counters(), |rows, s| counters::table(rows, s)),
         Verb::Status(a) => status::show(&a),
+        Verb::Top(a) => top::run(&a),
         Verb::Doctor(a) => doctor::run(&a),
         Verb::Config(a) => view::show(&a, |c| c.config(), |rows, s| config::table(rows, s)),
         Verb::Explain(a) => explain::run(&a),
@@ -163,6 +167,28 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// Commands of the documents that are this program's, by line.
+    fn documented(name: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+        blocks.flat_map(str::lines).filter(|l| l.starts_with("tortie ")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn commands_of_the_lab_document_are_understood() {
+        let commands = documented("docs/lab.md");
+        assert!(commands.len() > 10, "{commands:?}");
+        for line in commands {
+            // Quoted words hold spaces; nothing else that a shell knows is used.
+            let words: Vec<&str> = line
+                .split('"')
+                .enumerate()
+                .flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() })
+                .collect();
+            Cli::try_parse_from(&words).unwrap_or_else(|e| panic!("{line}\n{e}"));
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use crate::ops::api::{Client, DEFAULT_SOCKET};
 use crate::ops::replay::State;
 use crate::ops::replay::explain::Decision;
 use crate::ops::view::{TraceFrame, TraceLine, TraceRow};
-use crate::port::Medium;
 use crate::worker::tap::View;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -94,7 +93,7 @@ fn tell(state: &State, row: &TraceRow, n: u64, output: Output, style: Style) -> 
 fn view(state: &State, f: &TraceFrame) -> Option<View> {
     let port = state.ports.iter().find(|p| p.id == f.port)?;
     let frame = f.wired()?;
-    Some(View::of(&frame.bytes, crate::frame::PortId(f.port), Medium::from(port.medium), state.tunnel.port, f.peer))
+    Some(View::of(&frame.bytes, crate::frame::PortId(f.port), port.medium, state.tunnel.port, f.peer))
 }
 
 /// Destination and size of the innermost packet: what the lookup is about.

@@ -157,7 +157,15 @@ impl<O: Objects> Plugin<O> {
 
     async fn record(&self, plan: &Plan<'_>, interface: &str, mac: Option<Mac>, netns: Option<&Path>) -> Result<(), CniError> {
         let addresses = plan.addresses();
-        let entry = Entry { workload: &plan.workload, network: &self.conf.name, interface, addresses: &addresses, mac, netns };
+        let entry = Entry {
+            workload: &plan.workload,
+            network: &self.conf.name,
+            interface,
+            addresses: &addresses,
+            mac,
+            netns,
+            ingress: self.conf.ingress,
+        };
         let _turn = self.turn();
         record::publish(&self.store, self.form, &entry, &plan.pod).await
     }

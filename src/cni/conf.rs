@@ -74,6 +74,8 @@ pub struct Conf {
     pub default_route: bool,
     /// On what the pod sends: `runtimeConfig.bandwidth`.
     pub egress: Option<Limit>,
+    /// Bits per second of what it receives, which the plugin `bandwidth` limits.
+    pub ingress: Option<u64>,
     pub patience: Duration,
     pub lock: PathBuf,
     pub log_level: Option<String>,
@@ -128,6 +130,7 @@ impl Conf {
             addresses_without_ipam: root.at(&["feature_control", "ip_addrs_no_ipam"])?.boolean()?.unwrap_or(false),
             default_route: root.get("include_default_routes")?.boolean()?.unwrap_or(false),
             egress: egress(&root.at(&["runtimeConfig", "bandwidth"])?)?,
+            ingress: bits(&root.at(&["runtimeConfig", "bandwidth", "ingressRate"])?)?.filter(|rate| *rate > 0),
             patience: number("policy_setup_timeout_seconds", PATIENCE_MAX)?.map_or(PATIENCE, |s| Duration::from_secs(s.into())),
             lock: path("ipam_lock_file", IPAM_LOCK)?,
             log_level: said(&root.get("log_level")?)?.map(str::to_lowercase),
@@ -233,14 +236,19 @@ fn flag(f: &Field) -> Result<Option<bool>, FieldError> {
 /// Smallest burst, bits: the longest packet on an Ethernet of 1500 bytes.
 const BURST_MIN: u64 = 1514 * 8;
 
+/// A number of bits; `None`: absent.
+fn bits(f: &Field) -> Result<Option<u64>, FieldError> {
+    match f.integer() {
+        None if f.is_present() => Err(f.error("a whole number of bits is required")),
+        None => Ok(None),
+        Some(n) => u64::try_from(n).map(Some).map_err(|_| f.error("must not be negative")),
+    }
+}
+
 /// What the capability `bandwidth` says of packets that the pod sends; what it receives is the plugin bandwidth's part.
 fn egress(f: &Field) -> Result<Option<Limit>, FieldError> {
     let (rate, burst) = (f.get("egressRate")?, f.get("egressBurst")?);
-    let number = |f: &Field| match f.integer() {
-        None if f.is_present() => Err(f.error("a whole number of bits is required")),
-        n => u64::try_from(n.unwrap_or(0)).map_err(|_| f.error("must not be negative")),
-    };
-    match (number(&rate)?, number(&burst)?) {
+    match (bits(&rate)?.unwrap_or(0), bits(&burst)?.unwrap_or(0)) {
         (0, _) => Ok(None),
         (bits, _) if bits < 1000 => Err(rate.error(format!("{bits} bits per second is less than 1000, the least that is supported"))),
         (_, bits) if bits < BURST_MIN => {
@@ -342,13 +350,13 @@ mod tests {
     #[test]
     fn limits_on_what_a_pod_sends() {
         let limit = |bandwidth: &str| {
-            parse(&format!(r#","datastore_type":"kubernetes","runtimeConfig":{{"bandwidth":{bandwidth}}}"#)).map(|c| c.egress)
+            parse(&format!(r#","datastore_type":"kubernetes","runtimeConfig":{{"bandwidth":{bandwidth}}}"#)).map(|c| (c.egress, c.ingress))
         };
         assert_eq!(
             limit(r#"{"egressRate":10000000,"egressBurst":2147483647}"#).unwrap(),
-            Some(Limit { rate: 10_000_000, burst: 2_147_483_647 })
+            (Some(Limit { rate: 10_000_000, burst: 2_147_483_647 }), None)
         );
-        assert_eq!(limit(r#"{"ingressRate":10000000,"ingressBurst":1}"#).unwrap(), None);
+        assert_eq!(limit(r#"{"ingressRate":10000000,"ingressBurst":1}"#).unwrap(), (None, Some(10_000_000)));
         for (bad, want) in [
             (r#"{"egressRate":10,"egressBurst":100000}"#, "runtimeConfig.bandwidth.egressRate: 10 bits per second"),
             (r#"{"egressRate":10000000}"#, "runtimeConfig.bandwidth.egressBurst: 0 bits is less than one packet"),

@@ -16,6 +16,8 @@ const POD_IP: &str = "cni.projectcalico.org/podIP";
 const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 /// Where the daemon is to make a TAP.
 const NETNS: &str = "tortie/netns";
+/// By which the daemon knows that the interface's queue limits what the pod receives.
+const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 
 /// What is recorded of an attachment.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct Entry<'a> {
     pub mac: Option<Mac>,
     /// For a TAP.
     pub netns: Option<&'a Path>,
+    /// Bits per second that the pod may receive.
+    pub ingress: Option<u64>,
 }
 
 /// In which form.
@@ -118,8 +122,11 @@ fn endpoint(entry: &Entry, pod: &Value) -> Value {
     let prefixes = pod["metadata"]["annotations"]["cni.projectcalico.org/allowedSourcePrefixes"].as_str();
     set("allowSpoofedSourcePrefixes", prefixes.and_then(|p| serde_json::from_str::<Vec<String>>(p).ok()).map(|p| json!(p)));
     let mut metadata = json!({ "name": workload.endpoint(), "namespace": workload.namespace, "labels": Value::Object(labels) });
-    if let Some(netns) = entry.netns {
-        metadata["annotations"] = Value::Object(Map::from_iter([(NETNS.to_owned(), json!(netns))]));
+    let mut annotations = Map::new();
+    annotations.extend(entry.netns.map(|netns| (NETNS.to_owned(), json!(netns))));
+    annotations.extend(entry.ingress.map(|rate| (INGRESS.to_owned(), json!(rate.to_string()))));
+    if !annotations.is_empty() {
+        metadata["annotations"] = Value::Object(annotations);
     }
     json!({ "apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": metadata, "spec": spec })
 }
@@ -232,8 +239,15 @@ mod tests {
     fn record(store: &MemObjects, form: Form, container: &str, addresses: &[Ipv4Addr], pod: &Value) -> Result<(), CniError> {
         let workload = workload(container);
         let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
-        let entry =
-            Entry { workload: &workload, network: "net", interface: "cali1", addresses, mac, netns: Some(Path::new("/run/netns/x")) };
+        let entry = Entry {
+            workload: &workload,
+            network: "net",
+            interface: "cali1",
+            addresses,
+            mac,
+            netns: Some(Path::new("/run/netns/x")),
+            ingress: Some(10_000_000),
+        };
         run(publish(store, form, &entry, pod))
     }
 
@@ -276,6 +290,10 @@ mod tests {
         assert_eq!(stored()["metadata"]["labels"]["projectcalico.org/serviceaccount"], "runner");
         let read = crate::control::model::parse(&stored().to_string()).unwrap().entries.remove(0);
         assert!(read.object.is_ok(), "{:?}", read.object);
+        assert_eq!(
+            stored()["metadata"]["annotations"],
+            json!({ "tortie/netns": "/run/netns/x", "kubernetes.io/ingress-bandwidth": "10000000" })
+        );
         record(&store, Form::Endpoint, "c2", &[[10, 244, 0, 6].into()], &pod()).unwrap();
         assert_eq!(run(holder(&store, Form::Endpoint, &workload("c2"))).unwrap(), Some(("c2".into(), vec!["10.244.0.6/32".into()])));
         run(withdraw(&store, Form::Endpoint, &workload("c1"))).unwrap();
@@ -311,7 +329,7 @@ mod tests {
             [("a", "c1", "n1", "net"), ("b", "c2", "n1", "net"), ("c", "c3", "n2", "net"), ("d", "c4", "n1", "other")]
         {
             let workload = Workload { pod: Some(pod.into()), node: node.into(), ..workload(container) };
-            let entry = Entry { workload: &workload, network, interface: "cali1", addresses: &[], mac: None, netns: None };
+            let entry = Entry { workload: &workload, network, interface: "cali1", addresses: &[], mac: None, netns: None, ingress: None };
             run(publish(&store, Form::Endpoint, &entry, &Value::Null)).unwrap();
         }
         assert_eq!(run(sweep(&store, "n1", "net", |c, i| c == "c1" && i == "eth0")).unwrap(), 1);

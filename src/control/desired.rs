@@ -135,8 +135,10 @@ pub struct LocalEndpoint {
     pub workload: String,
     /// Host-side interface, or the name of the TAP to make.
     pub interface: String,
-    /// Network namespace to make the pod's TAP in (annotation `tortie/netns` of the WorkloadEndpoint).
+    /// Network namespace to make the pod's TAP in (annotation `tortie/netns` of the WorkloadEndpoint or Pod).
     pub netns: Option<PathBuf>,
+    /// Whether what it receives is limited, by the queue of its interface on the host.
+    pub limited: bool,
     pub addresses: Vec<Ipv4Addr>,
     /// Addresses and allowed source prefixes.
     pub sources: Vec<Ipv4Net>,

@@ -4,10 +4,11 @@
 use super::cluster::Cluster;
 use super::desired::{Route, Vtep};
 use super::model::Monitoring;
-use super::plan;
+use super::plan::{self, Peer, PeerTotals};
 use super::ports::PortFact;
 use super::tally::Tally;
 use crate::fib::AdjId;
+use crate::flows::Entry;
 use crate::frame::PortId;
 use crate::ops::view::ConfigRow;
 use crate::snapshot::Snapshot;
@@ -40,9 +41,8 @@ pub struct RouteFact {
     /// Longest packet, bytes; `None` where nothing is sent.
     pub mtu: Option<u16>,
     pub id: AdjId,
-    /// The adjacency's count when the route got it, and when the route began to send to its node.
+    /// The adjacency's count when the route got it.
     pub base: u64,
-    pub node_base: u64,
 }
 
 /// One neighbour.
@@ -72,6 +72,34 @@ pub struct EndpointFact {
     pub ready: bool,
 }
 
+/// Another node, or one of FelixConfiguration's externalNodesList.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFact {
+    /// `None` for one that is not in the cluster.
+    pub node: Option<String>,
+    pub address: Ipv4Addr,
+    /// What it is counted by.
+    pub counted: Peer,
+}
+
+/// A port with the addresses of its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortUse {
+    pub port: PortFact,
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// What counters are kept of: a small part of [`Facts`], for those who look every second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    pub node: String,
+    pub in_sync: bool,
+    pub generation: u64,
+    pub routes: usize,
+    pub ports: Vec<PortUse>,
+    pub peers: Vec<PeerFact>,
+}
+
 /// The daemon's state at one update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -94,10 +122,11 @@ pub struct Facts {
     pub workloads: usize,
     /// Routes of ours in the kernel's main table.
     pub host_routes: usize,
+    /// Entries of the table of flows from the host stack.
+    pub host_flows: usize,
     /// What ports that are gone had done, by role.
     pub past_ports: BTreeMap<&'static str, PortTotals>,
-    /// Packets that took routes that are gone, by the node they led to.
-    pub past_peers: BTreeMap<String, u64>,
+    pub peers: Vec<PeerFact>,
     /// Every setting with where it comes from.
     pub config: Vec<ConfigRow>,
 }
@@ -126,6 +155,7 @@ pub struct Dump {
     pub routes: Vec<DumpRoute>,
     pub cluster: Cluster,
     pub uplink_mtu: Option<u16>,
+    pub flows: Vec<Entry>,
 }
 
 /// What can be asked of the control plane itself, with the place for its answer.
@@ -155,13 +185,79 @@ pub enum TapError {
 /// How long somebody who asks waits for the control plane; then the last answer must do.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Facts and counters, shared with those who look.
-pub struct Shared {
-    state: Mutex<State>,
+/// A question that the control plane answers anew when somebody asks.
+pub struct Board<T> {
+    state: Mutex<State<T>>,
     /// Somebody asks.
     asked: Notify,
     /// There is an answer, or there will be none any more.
     answered: Condvar,
+}
+
+struct State<T> {
+    last: Arc<T>,
+    /// Questions so far, and how many of them `last` is younger than.
+    questions: u64,
+    answers: u64,
+    /// Since when there is a question without an answer.
+    waiting: Option<Instant>,
+    /// Nobody answers.
+    closed: bool,
+}
+
+impl<T> Board<T> {
+    fn new(first: T) -> Board<T> {
+        let state = State { last: Arc::new(first), questions: 0, answers: 0, waiting: None, closed: false };
+        Board { state: Mutex::new(state), asked: Notify::new(), answered: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state as it is. Waits for the control plane: not to be called from its own thread.
+    fn ask(&self) -> Arc<T> {
+        let mut state = self.lock();
+        state.questions += 1;
+        let question = state.questions;
+        if !state.closed {
+            state.waiting.get_or_insert_with(Instant::now);
+        }
+        self.asked.notify_one();
+        let open = |s: &mut State<T>| s.answers < question && !s.closed;
+        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
+        state.last.clone()
+    }
+
+    /// Until somebody asks. Cancel-safe.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Answers all who asked so far.
+    pub fn answer(&self, answer: impl FnOnce() -> T) {
+        let questions = self.lock().questions;
+        let last = Arc::new(answer());
+        let mut state = self.lock();
+        (state.last, state.answers) = (last, questions);
+        if state.questions == questions {
+            state.waiting = None;
+        }
+        self.answered.notify_all();
+    }
+
+    /// No answers any more: the last one stands.
+    fn close(&self) {
+        let mut state = self.lock();
+        (state.closed, state.waiting) = (true, None);
+        self.answered.notify_all();
+    }
+}
+
+/// Facts and counters, shared with those who look.
+pub struct Shared {
+    facts: Board<Facts>,
+    inventory: Board<Inventory>,
     counters: Vec<Arc<Counters>>,
     requests: UnboundedSender<Request>,
     tally: Tally,
@@ -172,25 +268,13 @@ pub struct Shared {
     listeners: Mutex<BTreeMap<String, (String, OwnedFd)>>,
 }
 
-struct State {
-    facts: Arc<Facts>,
-    /// Questions so far, and how many of them `facts` is younger than.
-    questions: u64,
-    answers: u64,
-    /// The oldest question without an answer.
-    waiting: Option<Instant>,
-    /// Nobody answers.
-    closed: bool,
-}
-
 impl Shared {
     /// With the facts that hold until the first answer. Requests come out of the other end of `requests`.
     pub fn new(facts: Facts, counters: Vec<Arc<Counters>>, requests: UnboundedSender<Request>) -> Shared {
-        let state = State { facts: Arc::new(facts), questions: 0, answers: 0, waiting: None, closed: false };
+        let inventory = Inventory { node: facts.node.clone(), ..Inventory::default() };
         Shared {
-            state: Mutex::new(state),
-            asked: Notify::new(),
-            answered: Condvar::new(),
+            facts: Board::new(facts),
+            inventory: Board::new(inventory),
             counters,
             requests,
             tally: Tally::default(),
@@ -215,47 +299,36 @@ impl Shared {
         receiver.recv_timeout(ANSWER_WAIT).unwrap_or(Err(TapError::Silent))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The state as it is. Waits for the control plane: not to be called from its own thread.
+    /// Everything that is in force, as it is. Waits for the control plane, a second at most: not to be called from its
+    /// own thread.
     pub fn facts(&self) -> Arc<Facts> {
-        let mut state = self.lock();
-        state.questions += 1;
-        let question = state.questions;
-        if !state.closed {
-            state.waiting.get_or_insert_with(Instant::now);
-        }
-        self.asked.notify_one();
-        let open = |s: &mut State| s.answers < question && !s.closed;
-        let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
-        state.facts.clone()
+        self.facts.ask()
     }
 
-    /// Until somebody asks. Cancel-safe.
+    /// What counters are kept of. Waits as [`Shared::facts`] does.
+    pub fn inventory(&self) -> Arc<Inventory> {
+        self.inventory.ask()
+    }
+
+    /// Until somebody asks for the facts. Cancel-safe.
     pub async fn asked(&self) {
-        self.asked.notified().await;
+        self.facts.asked().await;
     }
 
-    /// Answers all who asked so far.
+    /// Answers all who asked for the facts so far.
     pub fn answer(&self, facts: impl FnOnce() -> Facts) {
-        let questions = self.lock().questions;
-        let facts = Arc::new(facts());
-        let mut state = self.lock();
-        (state.facts, state.answers) = (facts, questions);
-        if state.questions == questions {
-            state.waiting = None;
-        }
-        self.answered.notify_all();
+        self.facts.answer(facts);
     }
 
-    /// No answers any more: the last one stands.
+    /// Where the control plane answers [`Shared::inventory`].
+    pub fn inventory_board(&self) -> &Board<Inventory> {
+        &self.inventory
+    }
+
+    /// No answers any more: the last ones stand.
     pub fn close(&self) {
-        let mut state = self.lock();
-        (state.closed, state.waiting) = (true, None);
-        drop(state);
-        self.answered.notify_all();
+        self.facts.close();
+        self.inventory.close();
     }
 
     /// One per worker.
@@ -318,7 +391,7 @@ impl Shared {
 
     /// That the control plane does not answer, if it does not.
     fn silence(&self) -> Option<String> {
-        let since = self.lock().waiting?.elapsed();
+        let since = self.facts.lock().waiting?.elapsed();
         (since >= PATIENCE).then(|| {
             let seconds = since.as_secs();
             format!(
@@ -332,14 +405,22 @@ impl Shared {
         plan::hits(&self.counters, route.id).map(|n| n.saturating_sub(route.base))
     }
 
-    /// Packets that took a route since it leads to its node; 0 beyond the counted ones.
-    pub fn packets_to_node(&self, route: &RouteFact) -> u64 {
-        plan::hits(&self.counters, route.id).map_or(0, |n| n.saturating_sub(route.node_base))
+    /// What passed to and from a node since it is known; nothing beyond the counted ones.
+    pub fn peer(&self, peer: Peer) -> PeerTotals {
+        PeerTotals::of(&self.counters, peer.id).since(peer.base)
     }
 }
 
 /// What one port did, over all workers.
-pub use crate::worker::PortTotal as PortTotals;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortTotals {
+    pub rx_frames: u64,
+    pub rx_bytes: u64,
+    pub tx_frames: u64,
+    pub tx_bytes: u64,
+    pub tx_dropped: u64,
+    pub rx_dropped: u64,
+}
 
 impl PortTotals {
     /// The sum over workers for a port number.
@@ -351,6 +432,7 @@ impl PortTotals {
             t.tx_frames += c.tx_frames.get();
             t.tx_bytes += c.tx_bytes.get();
             t.tx_dropped += c.tx_dropped.get();
+            t.rx_dropped += c.rx_dropped.get();
         }
         t
     }
@@ -361,6 +443,7 @@ impl PortTotals {
         self.tx_frames += more.tx_frames;
         self.tx_bytes += more.tx_bytes;
         self.tx_dropped += more.tx_dropped;
+        self.rx_dropped += more.rx_dropped;
     }
 
     /// What was added since `base`.
@@ -371,6 +454,7 @@ impl PortTotals {
             tx_frames: self.tx_frames.saturating_sub(base.tx_frames),
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
             tx_dropped: self.tx_dropped.saturating_sub(base.tx_dropped),
+            rx_dropped: self.rx_dropped.saturating_sub(base.rx_dropped),
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod calc;
 pub mod cluster;
 pub mod cni;
 pub mod config;
+pub mod conntrack;
 pub mod daemon;
 pub mod datastore;
 pub mod desired;

@@ -1,5 +1,6 @@
 //! What a lookup answers: everything about a next hop that can be computed before the packet comes.
 
+use super::PeerId;
 use crate::drop::{DropReason, PuntReason};
 use crate::frame::PortId;
 use std::net::IpAddr;
@@ -86,6 +87,8 @@ pub struct Adjacency {
     pub joins: bool,
     /// The node's underlay address (`Vxlan`, `Ipip`), or the next hop that `Glean` waits for.
     pub peer: IpAddr,
+    /// The node that packets are counted for (`Vxlan`, `Ipip`, `Direct`).
+    pub node: PeerId,
 }
 
 impl Adjacency {
@@ -100,6 +103,7 @@ impl Adjacency {
             partial_csum: false,
             joins: false,
             peer: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            node: PeerId::NONE,
         }
     }
 }

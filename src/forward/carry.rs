@@ -3,13 +3,13 @@
 
 use super::{Counters, Forwarder, Origin};
 use crate::drop::{DropReason, PuntReason};
-use crate::fib::AdjId;
+use crate::fib::{AdjId, PeerId};
 use crate::frame::{Csum, Frame, PortId};
 use crate::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The state of one worker's flows. Every kind of state that packets leave behind has its field here.
+/// The state of one worker's flows. What all workers share is in [`crate::flows`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FlowState {
@@ -34,6 +34,9 @@ pub struct Totals {
     pub spins_found: u64,
     pub spins_contended: u64,
     pub events_lost: u64,
+    pub flows_kept: u64,
+    pub flows_evicted: u64,
+    pub busy_ns: u64,
 }
 
 /// What one port has done.
@@ -44,6 +47,16 @@ pub struct PortTotal {
     pub tx_frames: u64,
     pub tx_bytes: u64,
     pub tx_dropped: u64,
+    pub rx_dropped: u64,
+}
+
+/// What passed between this node and another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerTotal {
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
 }
 
 /// What a worker is to count as its own from now on.
@@ -52,6 +65,7 @@ pub struct Carried {
     pub totals: Totals,
     pub ports: Vec<(PortId, PortTotal)>,
     pub adjacencies: Vec<(AdjId, u64)>,
+    pub peers: Vec<(PeerId, PeerTotal)>,
 }
 
 impl Counters {
@@ -73,6 +87,9 @@ impl Counters {
             spins_found: self.spins_found.get(),
             spins_contended: self.spins_contended.get(),
             events_lost: self.events_lost.get(),
+            flows_kept: self.flows_kept.get(),
+            flows_evicted: self.flows_evicted.get(),
+            busy_ns: self.busy_ns.get(),
         }
     }
 
@@ -92,6 +109,9 @@ impl Counters {
             (&self.spins_found, t.spins_found),
             (&self.spins_contended, t.spins_contended),
             (&self.events_lost, t.events_lost),
+            (&self.flows_kept, t.flows_kept),
+            (&self.flows_evicted, t.flows_evicted),
+            (&self.busy_ns, t.busy_ns),
         ];
         plain.into_iter().for_each(|(counter, n)| counter.add(n));
         for (name, n) in &t.punted {
@@ -112,10 +132,21 @@ impl Counters {
                 (&to.tx_frames, p.tx_frames),
                 (&to.tx_bytes, p.tx_bytes),
                 (&to.tx_dropped, p.tx_dropped),
+                (&to.rx_dropped, p.rx_dropped),
             ];
             all.into_iter().for_each(|(counter, n)| counter.add(n));
         }
         c.adjacencies.iter().for_each(|(id, n)| self.hits_add(*id, *n));
+        for (id, p) in &c.peers {
+            let Some(to) = self.peer(*id) else { continue };
+            let all = [
+                (&to.to.packets, p.tx_packets),
+                (&to.to.bytes, p.tx_bytes),
+                (&to.from.packets, p.rx_packets),
+                (&to.from.bytes, p.rx_bytes),
+            ];
+            all.into_iter().for_each(|(counter, n)| counter.add(n));
+        }
     }
 }
 

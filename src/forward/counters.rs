@@ -1,12 +1,15 @@
 //! A worker's counters as others see them: one writer, any number of readers, no read-modify-write.
 
 use crate::drop::{DropReason, PuntReason};
-use crate::fib::AdjId;
+use crate::fib::{AdjId, PeerId};
 use crate::frame::PortId;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Adjacencies with a packet counter of their own; higher numbers are not counted one by one.
 pub const COUNTED_ADJACENCIES: usize = 1 << 16;
+/// Nodes with counters of their own, number 0 included; higher numbers are not counted one by one.
+pub const COUNTED_PEERS: usize = 1 << 13;
 /// Most ports of one worker.
 pub const MAX_PORTS: usize = 4096;
 
@@ -40,6 +43,53 @@ pub struct PortCounters {
     pub tx_bytes: Counter,
     /// Frames meant for this port that it did not take.
     pub tx_dropped: Counter,
+    /// Frames received here, or made of those, that were dropped before they were queued for a port.
+    pub rx_dropped: Counter,
+    /// Both by reason, since the port was opened; made then.
+    reasons: OnceLock<Box<[Counter; DropReason::COUNT]>>,
+}
+
+impl PortCounters {
+    /// Starts to count the reasons, from zero; only the owning worker may call this, and not on a packet's way.
+    pub fn open(&self) {
+        self.reasons.get_or_init(|| Box::new(std::array::from_fn(|_| Counter::default()))).iter().for_each(|c| c.set(0));
+    }
+
+    /// Drops in both directions since the port was opened, by reason; empty for a port that never was.
+    pub fn reasons(&self) -> &[Counter] {
+        self.reasons.get().map_or(&[], |all| &all[..])
+    }
+
+    fn count_reason(&self, reason: DropReason, n: u64) {
+        if let Some(all) = self.reasons.get() {
+            all[reason.index()].add(n);
+        }
+    }
+}
+
+/// Packets in one direction, from the inner IP header on. A super-frame counts once.
+#[derive(Default)]
+pub struct Flow {
+    pub packets: Counter,
+    pub bytes: Counter,
+}
+
+impl Flow {
+    #[inline(always)]
+    fn add(&self, bytes: usize) {
+        self.packets.add(1);
+        self.bytes.add(bytes as u64);
+    }
+}
+
+/// What passed between this worker and another node.
+#[derive(Default)]
+#[repr(C, align(32))]
+pub struct PeerCounters {
+    /// Encapsulated for the node, or sent there as they are.
+    pub to: Flow,
+    /// Decapsulated from the node, and good.
+    pub from: Flow,
 }
 
 /// All counters of one worker. The law: `received + generated = sent + punted + dropped + coalesced + held`.
@@ -54,6 +104,9 @@ pub struct Counters {
     pub held: Counter,
     pub punted: [Counter; PuntReason::COUNT],
     pub dropped: [Counter; DropReason::COUNT],
+    /// Flows from the host kept because their answers are its own, and those given up for want of room.
+    pub flows_kept: Counter,
+    pub flows_evicted: Counter,
     /// Turns of the loop, and those among them that moved no frame.
     pub turns: Counter,
     pub idle_turns: Counter,
@@ -64,10 +117,13 @@ pub struct Counters {
     pub spins: Counter,
     pub spins_found: Counter,
     pub spins_contended: Counter,
+    /// Nanoseconds that the worker was not asleep and not looking for packets in vain.
+    pub busy_ns: Counter,
     /// Events for control that were lost because control did not keep up.
     pub events_lost: Counter,
     ports: Box<[PortCounters]>,
     adjacencies: Box<[Counter]>,
+    peers: Box<[PeerCounters]>,
 }
 
 impl Default for Counters {
@@ -80,15 +136,19 @@ impl Default for Counters {
             held: Counter::default(),
             punted: std::array::from_fn(|_| Counter::default()),
             dropped: std::array::from_fn(|_| Counter::default()),
+            flows_kept: Counter::default(),
+            flows_evicted: Counter::default(),
             turns: Counter::default(),
             idle_turns: Counter::default(),
             sleeps: Counter::default(),
             spins: Counter::default(),
             spins_found: Counter::default(),
             spins_contended: Counter::default(),
+            busy_ns: Counter::default(),
             events_lost: Counter::default(),
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
             adjacencies: (0..COUNTED_ADJACENCIES).map(|_| Counter::default()).collect(),
+            peers: (0..COUNTED_PEERS).map(|_| PeerCounters::default()).collect(),
         }
     }
 }
@@ -141,9 +201,49 @@ impl Counters {
         self.adjacencies.get(adj.index()).map(Counter::get)
     }
 
+    /// Counts a packet for another node, with its length from the inner IP header on.
+    #[inline(always)]
+    pub fn sent_to(&self, peer: PeerId, bytes: usize) {
+        if let Some(p) = self.peers.get(peer.index()) {
+            p.to.add(bytes);
+        }
+    }
+
+    /// Counts a packet from another node, with its length from the inner IP header on.
+    #[inline(always)]
+    pub fn received_from(&self, peer: PeerId, bytes: usize) {
+        if let Some(p) = self.peers.get(peer.index()) {
+            p.from.add(bytes);
+        }
+    }
+
+    /// What passed to and from a node; `None` if it is not counted.
+    pub fn peer(&self, peer: PeerId) -> Option<&PeerCounters> {
+        self.peers.get(peer.index())
+    }
+
     #[inline(always)]
     pub fn count_drop(&self, reason: DropReason, n: u64) {
         self.dropped[reason.index()].add(n);
+    }
+
+    /// Counts drops of what was received on a port.
+    #[inline]
+    pub fn count_rx_drop(&self, port: PortId, reason: DropReason, n: u64) {
+        self.count_drop(reason, n);
+        if let Some(p) = self.ports.get(port.index()) {
+            p.rx_dropped.add(n);
+            p.count_reason(reason, n);
+        }
+    }
+
+    /// Counts drops of what a port was to send.
+    #[inline]
+    pub fn count_tx_drop(&self, port: PortId, reason: DropReason, n: u64) {
+        self.count_drop(reason, n);
+        let p = self.port(port);
+        p.tx_dropped.add(n);
+        p.count_reason(reason, n);
     }
 
     #[inline(always)]

@@ -2,15 +2,16 @@
 
 use crate::drop::DropReason;
 use crate::encap::ecn;
+use crate::fib::PeerId;
 use crate::frame::{Csum, Frame, FramePool};
 use crate::snapshot::Tunnel;
 use crate::wire::{Mac, be16, checksum, ether, ipv4, l4, vxlan};
 use std::net::IpAddr;
 
 /// A frame from the uplink that starts at Ethernet: VXLAN or IP-in-IP for this node. On success the frame
-/// starts at the inner IP header.
+/// starts at the inner IP header; returns who sent it.
 #[inline]
-pub fn ethernet(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), DropReason> {
+pub fn ethernet(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<PeerId, DropReason> {
     let Some((header, p)) = pool.data(f).split_first_chunk::<{ ether::HEADER }>() else { return Err(DropReason::EthernetTruncated) };
     if be16(header, 12) != ether::TYPE_IPV4 {
         return Err(DropReason::OuterNotOurs);
@@ -21,7 +22,7 @@ pub fn ethernet(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), D
 
 /// A frame that starts at the outer IPv4 header.
 #[inline]
-pub fn outer_ip(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), DropReason> {
+pub fn outer_ip(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<PeerId, DropReason> {
     let inner = outer(pool.data(f), f.csum, t)?;
     strip(pool, f, inner)
 }
@@ -33,6 +34,7 @@ struct Inner {
     /// Bytes up to the end of what carries it.
     len: usize,
     outer_tos: u8,
+    sender: PeerId,
 }
 
 /// The checks of the outer headers, from IPv4 on.
@@ -45,9 +47,7 @@ fn outer(p: &[u8], csum: Csum, t: &Tunnel) -> Result<Inner, DropReason> {
     if ipv4::is_fragment(p) {
         return Err(DropReason::OuterFragment);
     }
-    if !t.senders.contains(&ipv4::src(p)) {
-        return Err(DropReason::TunnelSenderUnknown);
-    }
+    let Some(&sender) = t.senders.get(&ipv4::src(p)) else { return Err(DropReason::TunnelSenderUnknown) };
     let (header, outer_tos) = (ipv4::header_len(p), ipv4::tos(p));
     let p = &p[..total];
     match ipv4::proto(p) {
@@ -56,9 +56,9 @@ fn outer(p: &[u8], csum: Csum, t: &Tunnel) -> Result<Inner, DropReason> {
             let at = header + l4::UDP_HEADER;
             check_vxlan(&p[at..end], t)?;
             let at = at + vxlan::HEADER + ether::HEADER;
-            Ok(Inner { at, len: end - at, outer_tos })
+            Ok(Inner { at, len: end - at, outer_tos, sender })
         }
-        ipv4::PROTO_IPIP => Ok(Inner { at: header, len: total - header, outer_tos }),
+        ipv4::PROTO_IPIP => Ok(Inner { at: header, len: total - header, outer_tos, sender }),
         _ => Err(DropReason::OuterNotOurs),
     }
 }
@@ -101,17 +101,14 @@ fn left_to_device(p: &[u8], header: usize, end: usize) -> bool {
 
 /// A frame from a `VxlanUdp` port: it starts at the VXLAN header, and the kernel has checked what is before.
 #[inline]
-pub fn vxlan_udp(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<(), DropReason> {
-    match f.peer {
-        IpAddr::V4(a) if t.senders.contains(&u32::from(a)) => {
-            let p = pool.data(f);
-            check_vxlan(p, t)?;
-            let at = vxlan::HEADER + ether::HEADER;
-            let inner = Inner { at, len: p.len() - at, outer_tos: f.outer_tos };
-            strip(pool, f, inner)
-        }
-        _ => Err(DropReason::TunnelSenderUnknown),
-    }
+pub fn vxlan_udp(pool: &mut FramePool, f: &mut Frame, t: &Tunnel) -> Result<PeerId, DropReason> {
+    let known = if let IpAddr::V4(a) = f.peer { t.senders.get(&u32::from(a)) } else { None };
+    let Some(&sender) = known else { return Err(DropReason::TunnelSenderUnknown) };
+    let p = pool.data(f);
+    check_vxlan(p, t)?;
+    let at = vxlan::HEADER + ether::HEADER;
+    let inner = Inner { at, len: p.len() - at, outer_tos: f.outer_tos, sender };
+    strip(pool, f, inner)
 }
 
 /// VXLAN and inner Ethernet headers.
@@ -132,7 +129,7 @@ fn check_vxlan(p: &[u8], t: &Tunnel) -> Result<(), DropReason> {
 
 /// Validates the inner IPv4 packet, cuts the frame to it and merges the congestion marks.
 #[inline(always)]
-fn strip(pool: &mut FramePool, f: &mut Frame, inner: Inner) -> Result<(), DropReason> {
+fn strip(pool: &mut FramePool, f: &mut Frame, inner: Inner) -> Result<PeerId, DropReason> {
     let p = &pool.data(f)[inner.at..inner.at + inner.len];
     let total = ipv4::validate(p)?;
     let inner_tos = ipv4::tos(p);
@@ -142,5 +139,5 @@ fn strip(pool: &mut FramePool, f: &mut Frame, inner: Inner) -> Result<(), DropRe
     if merged != inner_tos & ipv4::ECN_MASK {
         ipv4::set_ecn(pool.data_mut(f), merged);
     }
-    Ok(())
+    Ok(inner.sender)
 }

@@ -4,7 +4,7 @@ use super::{Forwarder, Notice, Origin};
 use crate::arp;
 use crate::drop::DropReason;
 use crate::fib::{AdjKind, Adjacency};
-use crate::frame::Frame;
+use crate::frame::{Frame, PortId};
 use crate::snapshot::{PortRole, Snapshot};
 use crate::wire::ipv4;
 use std::net::IpAddr;
@@ -64,6 +64,8 @@ impl Forwarder {
 
     /// Sends on what can go, asks again for what cannot, and drops what waited too long. In order.
     pub fn retry_held(&mut self, snap: &Snapshot) {
+        // Where they were received is forgotten.
+        self.from = PortId::NONE;
         let mut retried = std::mem::take(&mut self.retried);
         std::mem::swap(&mut self.held, &mut retried);
         for mut h in retried.drain(..) {

@@ -1,6 +1,6 @@
 //! The parse loop: from whatever a port delivers to a validated IPv4 packet that may be forwarded.
 
-use super::{Forwarder, Notice, decap};
+use super::{Counters, Forwarder, Notice, decap};
 use crate::arp;
 use crate::drop::DropReason;
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
@@ -55,14 +55,15 @@ pub(super) fn from_workload(
 
 /// A frame from the underlay: what passes is the inner packet of a tunnel packet for us. Returns its destination.
 #[inline(always)]
-pub(super) fn from_uplink(pool: &mut FramePool, f: &mut Frame, medium: Medium, t: &Tunnel) -> Result<u32, Refused> {
-    match medium {
+pub(super) fn from_uplink(pool: &mut FramePool, counters: &Counters, f: &mut Frame, medium: Medium, t: &Tunnel) -> Result<u32, Refused> {
+    let sender = match medium {
         Medium::Ethernet => decap::ethernet(pool, f, t)?,
         Medium::Ip => decap::outer_ip(pool, f, t)?,
         Medium::VxlanUdp => decap::vxlan_udp(pool, f, t)?,
-    }
+    };
     let p = pool.data(f);
     from_elsewhere(p, t)?;
+    counters.received_from(sender, f.len());
     Ok(ipv4::dst(p))
 }
 
@@ -88,14 +89,14 @@ impl Forwarder {
     pub(super) fn admit(
         &mut self,
         batch: &mut Batch,
-        check: impl Fn(&mut FramePool, &mut Frame) -> Result<u32, Refused>,
+        check: impl Fn(&mut FramePool, &Counters, &mut Frame) -> Result<u32, Refused>,
         mut arp: impl FnMut(&mut Forwarder, Frame),
     ) {
         assert!(batch.len() <= BURST, "a burst longer than its tables");
         let mut refused = [None; BURST];
         let mut passed = 0;
         for (f, refused) in batch.as_mut_slice().iter_mut().zip(&mut refused) {
-            match check(&mut self.pool, f) {
+            match check(&mut self.pool, &self.counters, f) {
                 Ok(dst) => {
                     own_checksum_only(f);
                     self.dsts[passed] = dst;

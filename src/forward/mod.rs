@@ -8,6 +8,7 @@ pub mod carry;
 pub mod counters;
 pub mod decap;
 mod hold;
+mod host;
 mod ingress;
 mod output;
 mod queue;
@@ -17,6 +18,7 @@ pub use counters::Counters;
 use crate::drop::DropReason;
 use crate::encap::coalesce::Trains;
 use crate::fib::{AdjId, AdjKind, Adjacency};
+use crate::flows::Flows;
 use crate::frame::{BURST, Batch, Frame, FramePool, PortId};
 use crate::icmp;
 use crate::port::{Medium, TxReport};
@@ -55,6 +57,8 @@ pub struct Forwarder {
     pub pool: FramePool,
     pub counters: Arc<Counters>,
     queues: Vec<queue::TxQueue>,
+    /// Where the packets at hand were received: what is dropped of them counts there too.
+    from: PortId,
     /// Ports with frames to send, each once.
     touched: Vec<PortId>,
     held: Vec<hold::Held>,
@@ -71,15 +75,18 @@ pub struct Forwarder {
     /// Identification of the next outer header.
     ip_id: u16,
     limiter: icmp::Limiter,
+    /// Flows that came from the host; shared by all workers of the node.
+    flows: Arc<Flows>,
     now_ms: u64,
 }
 
 impl Forwarder {
-    pub fn new(pool: FramePool, counters: Arc<Counters>) -> Forwarder {
+    pub fn new(pool: FramePool, counters: Arc<Counters>, flows: Arc<Flows>) -> Forwarder {
         Forwarder {
             pool,
             counters,
             queues: Vec::new(),
+            from: PortId::NONE,
             touched: Vec::with_capacity(BURST),
             held: Vec::with_capacity(hold::HELD_MAX),
             retried: Vec::with_capacity(hold::HELD_MAX),
@@ -92,6 +99,7 @@ impl Forwarder {
             trains: Trains::new(),
             ip_id: 0,
             limiter: icmp::Limiter::default(),
+            flows,
             now_ms: 0,
         }
     }
@@ -104,18 +112,21 @@ impl Forwarder {
     /// Forwards a burst received on `port`; the batch is empty afterwards.
     pub fn process(&mut self, snap: &Snapshot, port: PortId, medium: Medium, batch: &mut Batch) {
         self.counters.received.add(batch.len() as u64);
+        self.from = port;
         let origin = match snap.role(port) {
             PortRole::Workload(endpoint) => {
-                let check = |pool: &mut FramePool, f: &mut Frame| ingress::from_workload(pool, f, port, medium, endpoint, &snap.tunnel);
+                let check = |pool: &mut FramePool, _: &Counters, f: &mut Frame| {
+                    ingress::from_workload(pool, f, port, medium, endpoint, &snap.tunnel)
+                };
                 self.admit(batch, check, |this, f| this.arp_from_workload(endpoint, port, f));
                 Origin::Routed
             }
             PortRole::Uplink => {
-                self.admit(batch, |pool, f| ingress::from_uplink(pool, f, medium, &snap.tunnel), no_arp);
+                self.admit(batch, |pool, counters, f| ingress::from_uplink(pool, counters, f, medium, &snap.tunnel), no_arp);
                 Origin::Routed
             }
             PortRole::Host => {
-                self.admit(batch, |pool, f| ingress::from_host(pool, f, medium), no_arp);
+                self.admit(batch, |pool, _, f| ingress::from_host(pool, f, medium), no_arp);
                 Origin::Host
             }
             PortRole::Closed => {
@@ -133,6 +144,11 @@ impl Forwarder {
     fn route(&mut self, snap: &Snapshot, origin: Origin, batch: &mut Batch) {
         let n = batch.len();
         snap.fib.lookup_batch(&self.dsts[..n], &mut self.adjs[..n]);
+        match origin {
+            Origin::Host => self.keep_flows(snap, batch),
+            _ if !self.flows.is_empty() => self.divert_answers(snap, batch),
+            _ => {}
+        }
         let mut to = [PortId::NONE; BURST];
         // A loop of its own: the misses on the adjacencies' two cache lines overlap.
         for (to, id) in to.iter_mut().zip(&self.adjs[..n]) {
@@ -207,8 +223,13 @@ impl Forwarder {
     /// Counts a drop and gives the slot back.
     #[inline]
     fn discard(&mut self, f: Frame, reason: DropReason) {
-        self.counters.count_drop(reason, 1);
+        self.count_drop(reason, 1);
         self.pool.give(f);
+    }
+
+    #[inline]
+    fn count_drop(&self, reason: DropReason, n: u64) {
+        self.counters.count_rx_drop(self.from, reason, n);
     }
 
     /// Drops a packet and, if the rules allow, tells its sender why.
@@ -253,11 +274,11 @@ impl Forwarder {
     }
 
     /// Accounts for frames that a port lost while receiving.
-    pub fn lost_in_rx(&self, report: crate::port::RxReport) {
+    pub fn lost_in_rx(&self, id: PortId, report: crate::port::RxReport) {
         for (reason, n) in [(DropReason::RxTruncated, report.truncated), (DropReason::RxError, report.malformed)] {
             if n > 0 {
                 self.counters.received.add(u64::from(n));
-                self.counters.count_drop(reason, u64::from(n));
+                self.counters.count_rx_drop(id, reason, u64::from(n));
             }
         }
     }
@@ -270,6 +291,7 @@ impl Forwarder {
 
     /// Drops everything that waits, for a worker that ends.
     pub fn abandon(&mut self, reason: DropReason) {
+        self.from = PortId::NONE;
         for h in std::mem::take(&mut self.held) {
             self.discard(h.frame, reason);
         }

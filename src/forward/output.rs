@@ -66,9 +66,13 @@ impl Forwarder {
         }
     }
 
-    /// To the host stack, as it is.
+    /// To the host stack, as it is. One that it routes on must be known as the super-frame that it is.
     pub(super) fn punt(&mut self, snap: &Snapshot, mut f: Frame, id: AdjId, reason: PuntReason) {
         let adj = snap.adjacencies.get(id);
+        if f.len() > usize::from(adj.mtu) {
+            self.resolve_checksum(&mut f);
+            self.imply_gso(&mut f, usize::from(adj.mtu));
+        }
         if f.gso.is_some_and(|gso| !adj.gso.takes(gso.kind)) {
             self.depart(snap);
             return self.segmented(f, |this, s| this.enqueue_punt(adj.port, s, reason));
@@ -130,11 +134,15 @@ impl Forwarder {
     pub(super) fn encapsulate(&mut self, f: &mut Frame, adj: &Adjacency) -> bool {
         match adj.kind {
             AdjKind::Deliver | AdjKind::Direct => {
+                if adj.kind == AdjKind::Direct {
+                    self.counters.sent_to(adj.node, f.len());
+                }
                 if !adj.rewrite.as_slice().is_empty() {
                     push::plain(&mut self.pool, f, &adj.rewrite);
                 }
             }
             AdjKind::Vxlan => {
+                self.counters.sent_to(adj.node, f.len());
                 let p = self.pool.data(f);
                 let tos = ecn::encap(ipv4::tos(p));
                 f.hash = flow::hash(p);
@@ -147,6 +155,7 @@ impl Forwarder {
                 }
             }
             AdjKind::Ipip => {
+                self.counters.sent_to(adj.node, f.len());
                 let tos = ecn::encap(ipv4::tos(self.pool.data(f)));
                 let id = self.next_id();
                 push::ipip(&mut self.pool, f, &adj.rewrite, tos, id);
@@ -162,12 +171,12 @@ impl Forwarder {
         match segment::segment_into(&mut self.pool, f, |s| segments.push(s)) {
             Ok(done) => {
                 self.counters.generated.add(u64::from(done.made + done.lost) - 1);
-                self.counters.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
+                self.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
                 for s in segments.drain() {
                     each(self, s);
                 }
             }
-            Err(reason) => self.counters.count_drop(reason, 1),
+            Err(reason) => self.count_drop(reason, 1),
         }
         self.segments = segments;
     }
@@ -181,7 +190,7 @@ impl Forwarder {
         match fragment::fragment(&mut self.pool, f, usize::from(adj.mtu), |part| parts.push(part)) {
             Ok(done) => {
                 self.counters.generated.add(u64::from(done.made + done.lost) - 1);
-                self.counters.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
+                self.count_drop(DropReason::PoolEmpty, u64::from(done.lost));
                 for part in parts.drain() {
                     self.release(snap, part, adj);
                 }

@@ -35,6 +35,7 @@ impl Forwarder {
         if self.queues.len() <= id.index() {
             self.queues.resize_with(id.index() + 1, TxQueue::default);
         }
+        self.counters.port(id).open();
         let q = &mut self.queues[id.index()];
         q.open = true;
         if q.batch.room() == 0 && q.batch.is_empty() {
@@ -55,8 +56,7 @@ impl Forwarder {
         let n = q.batch.len() as u64;
         q.punts = [0; PuntReason::COUNT];
         self.pool.give_all(&mut q.batch);
-        self.counters.count_drop(reason, n);
-        self.counters.port(id).tx_dropped.add(n);
+        self.counters.count_tx_drop(id, reason, n);
     }
 
     /// Puts a complete frame on a port's queue.
@@ -71,8 +71,8 @@ impl Forwarder {
                 }
             }
             Some(q) if q.open => {
-                self.counters.port(id).tx_dropped.add(1);
-                self.discard(f, DropReason::TxQueueFull);
+                self.counters.count_tx_drop(id, DropReason::TxQueueFull, 1);
+                self.pool.give(f);
             }
             _ => self.discard(f, DropReason::PortGone),
         }
@@ -144,8 +144,7 @@ impl Forwarder {
         port.tx_bytes.add(bytes);
         for (reason, n) in report.drops() {
             if n > 0 {
-                self.counters.count_drop(reason, u64::from(n));
-                port.tx_dropped.add(u64::from(n));
+                self.counters.count_tx_drop(id, reason, u64::from(n));
             }
         }
     }

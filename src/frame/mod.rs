@@ -50,7 +50,8 @@ pub enum GsoKind {
 }
 
 /// A set of super-frame kinds: what a port takes for sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GsoSet {
     pub tcp4: bool,
     pub tcp6: bool,

@@ -5,7 +5,7 @@ use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
 use super::trace::stream;
-use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
+use super::view::{ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::future::Future;
@@ -36,11 +36,12 @@ pub enum Resource {
     Counters,
     Status,
     Config,
+    Activity,
     State,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 10] = [
+    pub const ALL: [Resource; 11] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -50,6 +51,7 @@ impl Resource {
         Resource::Counters,
         Resource::Status,
         Resource::Config,
+        Resource::Activity,
         Resource::State,
     ];
 
@@ -65,6 +67,7 @@ impl Resource {
             Resource::Counters => "/v1/counters",
             Resource::Status => "/v1/status",
             Resource::Config => "/v1/config",
+            Resource::Activity => "/v1/activity",
             Resource::State => "/v1/state",
         }
     }
@@ -85,6 +88,7 @@ impl Resource {
             Resource::Counters => serde_json::to_vec(&s.counters()),
             Resource::Status => serde_json::to_vec(&s.status()),
             Resource::Config => serde_json::to_vec(&s.config()),
+            Resource::Activity => serde_json::to_vec(&s.activity()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
             }
@@ -265,6 +269,10 @@ impl Client {
         self.get(Resource::Config)
     }
 
+    pub fn activity(&self) -> Result<ActivityRow, ClientError> {
+        self.get(Resource::Activity)
+    }
+
     pub fn status(&self) -> Result<StatusRow, ClientError> {
         self.get(Resource::Status)
     }
@@ -375,6 +383,9 @@ mod tests {
         }
         fn counters(&self) -> Vec<CounterRow> {
             vec![CounterRow { worker: "total".into(), received: 7, ..CounterRow::default() }]
+        }
+        fn activity(&self) -> ActivityRow {
+            ActivityRow { node: "n1".into(), ..ActivityRow::default() }
         }
         fn config(&self) -> Vec<ConfigRow> {
             vec![ConfigRow { key: "node".into(), value: "n1".into(), source: "default".into() }]

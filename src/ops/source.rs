@@ -1,15 +1,20 @@
 //! The API's rows from the daemon's facts and the workers' counters.
 
 use super::replay::State;
-use super::view::{ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PortRow, StatusRow};
-use crate::control::facts::{PortTotals, Shared, TapError};
+use super::view::{
+    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, NeighRow, PeerActivity, PortActivity, PortRow, StatusRow,
+    Traffic, WorkerActivity,
+};
+use crate::control::facts::{PortTotals, PortUse, Shared, TapError};
+use crate::control::ports::PortFact;
 use crate::drop::DropReason;
 use crate::frame::PortId;
 use crate::port::losses;
 use crate::worker::Counters;
 use crate::worker::tap::Tap;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 /// What the API asks of the daemon. May wait for the control plane: not to be called from a task.
 pub trait Source: Send + Sync + 'static {
@@ -21,6 +26,8 @@ pub trait Source: Send + Sync + 'static {
     fn drops(&self) -> Vec<DropRow>;
     fn counters(&self) -> Vec<CounterRow>;
     fn status(&self) -> StatusRow;
+    /// What is counted; control is asked for names only.
+    fn activity(&self) -> ActivityRow;
     fn config(&self) -> Vec<ConfigRow>;
     /// The data plane's state; `None` if the control plane does not answer.
     fn state(&self) -> Option<State>;
@@ -83,10 +90,7 @@ impl Source for Shared {
                 tx_frames: t.tx_frames,
                 tx_bytes: t.tx_bytes,
                 tx_dropped: t.tx_dropped,
-                kernel_drops: losses::sum(&p.losses.0)
-                    .into_iter()
-                    .map(|(reason, packets)| DropRow { reason: reason.into(), packets })
-                    .collect(),
+                kernel_drops: kernel_drops(p),
             }
         };
         facts.ports.iter().map(row).collect()
@@ -121,6 +125,8 @@ impl Source for Shared {
             total.dropped += r.dropped;
             total.coalesced += r.coalesced;
             total.held += r.held;
+            total.flows_kept += r.flows_kept;
+            total.flows_evicted += r.flows_evicted;
             total.turns += r.turns;
             total.idle_turns += r.idle_turns;
             total.sleeps += r.sleeps;
@@ -154,6 +160,33 @@ impl Source for Shared {
         }
     }
 
+    fn activity(&self) -> ActivityRow {
+        let inventory = self.inventory();
+        let drops = self.drops().into_iter().filter(|d| d.packets > 0);
+        ActivityRow {
+            node: inventory.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            at_ms: clock_ms(),
+            in_sync: inventory.in_sync,
+            generation: inventory.generation,
+            routes: inventory.routes,
+            workers: self.counters().iter().enumerate().map(|(i, c)| worker_activity(i, c)).collect(),
+            ports: inventory.ports.iter().map(|u| port_activity(u, self.counters())).collect(),
+            peers: inventory
+                .peers
+                .iter()
+                .map(|p| {
+                    let t = self.peer(p.counted);
+                    let (rx_packets, rx_bytes, tx_packets, tx_bytes) = (t.rx_packets, t.rx_bytes, t.tx_packets, t.tx_bytes);
+                    let traffic = Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes };
+                    PeerActivity { node: p.node.clone(), address: p.address, traffic }
+                })
+                .collect(),
+            drops: drops.collect(),
+        }
+    }
+
     fn state(&self) -> Option<State> {
         self.dump().map(|d| State::from(&d))
     }
@@ -163,8 +196,55 @@ impl Source for Shared {
     }
 
     fn interfaces(&self) -> BTreeMap<PortId, String> {
-        self.facts().ports.iter().map(|p| (p.id, p.name.clone())).collect()
+        self.inventory().ports.iter().map(|u| (u.port.id, u.port.name.clone())).collect()
     }
+}
+
+/// Milliseconds since the first call.
+fn clock_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64
+}
+
+fn worker_activity(worker: usize, c: &Counters) -> WorkerActivity {
+    let r = counter_row(worker, c);
+    WorkerActivity {
+        worker,
+        received: r.received,
+        sent: r.sent,
+        punted: r.punted,
+        dropped: r.dropped,
+        held: r.held,
+        turns: r.turns,
+        idle_turns: r.idle_turns,
+        sleeps: r.sleeps,
+        busy_ns: c.busy_ns.get(),
+    }
+}
+
+fn port_activity(u: &PortUse, counters: &[Arc<Counters>]) -> PortActivity {
+    let (p, t) = (&u.port, PortTotals::of(counters, u.port.id).since(u.port.base));
+    let count = |r: &DropReason| counters.iter().filter_map(|c| c.port(p.id).reasons().get(r.index())).map(|n| n.get()).sum();
+    let drops = DropReason::ALL.iter().map(|r| DropRow { reason: r.name().into(), packets: count(r) });
+    PortActivity {
+        id: p.id.0,
+        name: p.name.clone(),
+        role: p.role.into(),
+        pod: p.workload.clone(),
+        addresses: u.addresses.clone(),
+        driver: p.driver.map(Into::into),
+        state: p.state.clone(),
+        mtu: p.mtu,
+        traffic: Traffic { rx_packets: t.rx_frames, rx_bytes: t.rx_bytes, tx_packets: t.tx_frames, tx_bytes: t.tx_bytes },
+        rx_dropped: t.rx_dropped,
+        tx_dropped: t.tx_dropped,
+        drops: drops.filter(|d| d.packets > 0).collect(),
+        kernel_drops: kernel_drops(p),
+    }
+}
+
+fn kernel_drops(p: &PortFact) -> Vec<DropRow> {
+    losses::sum(&p.losses.0).into_iter().map(|(reason, packets)| DropRow { reason: reason.into(), packets }).collect()
 }
 
 fn counter_row(index: usize, c: &Counters) -> CounterRow {
@@ -177,6 +257,8 @@ fn counter_row(index: usize, c: &Counters) -> CounterRow {
         dropped: c.dropped.iter().map(|d| d.get()).sum(),
         coalesced: c.coalesced.get(),
         held: c.held.get(),
+        flows_kept: c.flows_kept.get(),
+        flows_evicted: c.flows_evicted.get(),
         turns: c.turns.get(),
         idle_turns: c.idle_turns.get(),
         sleeps: c.sleeps.get(),

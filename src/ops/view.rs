@@ -84,6 +84,9 @@ pub struct CounterRow {
     pub dropped: u64,
     pub coalesced: u64,
     pub held: u64,
+    /// Flows kept because their answers are the host stack's, and those given up for want of room.
+    pub flows_kept: u64,
+    pub flows_evicted: u64,
     pub turns: u64,
     pub idle_turns: u64,
     pub sleeps: u64,
@@ -91,6 +94,88 @@ pub struct CounterRow {
     pub spins_found: u64,
     pub spins_contended: u64,
     pub events_lost: u64,
+}
+
+/// What a node has done up to one moment, by whom it did it for: two of these make rates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityRow {
+    pub node: String,
+    pub version: String,
+    /// Another process id means that all counters started anew.
+    pub pid: u32,
+    /// Milliseconds on a clock that does not go back, of the daemon's machine.
+    pub at_ms: u64,
+    pub in_sync: bool,
+    /// Generation of the snapshot in force.
+    pub generation: u64,
+    pub routes: usize,
+    pub workers: Vec<WorkerActivity>,
+    pub ports: Vec<PortActivity>,
+    pub peers: Vec<PeerActivity>,
+    /// Reasons that packets were dropped for, those without packets left out.
+    pub drops: Vec<DropRow>,
+}
+
+/// One worker's packets and time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerActivity {
+    pub worker: usize,
+    pub received: u64,
+    pub sent: u64,
+    pub punted: u64,
+    pub dropped: u64,
+    /// Packets that wait; a gauge.
+    pub held: u64,
+    pub turns: u64,
+    pub idle_turns: u64,
+    pub sleeps: u64,
+    /// Nanoseconds that it neither slept nor looked for packets in vain.
+    pub busy_ns: u64,
+}
+
+/// Traffic in both directions; packets from the first byte that the port shows, or from the inner IP header of a
+/// peer. A super-frame is one packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+}
+
+/// One port, or one pod: a pod's port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortActivity {
+    pub id: u16,
+    /// Interface name.
+    pub name: String,
+    /// uplink, workload or host.
+    pub role: String,
+    /// `namespace/pod` where known.
+    pub pod: Option<String>,
+    pub addresses: Vec<Ipv4Addr>,
+    pub driver: Option<String>,
+    pub state: String,
+    pub mtu: Option<u16>,
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Packets received here that were dropped, and packets meant for it that it did not take.
+    pub rx_dropped: u64,
+    pub tx_dropped: u64,
+    /// Both by reason, since the port was opened.
+    pub drops: Vec<DropRow>,
+    /// What the kernel lost on the port's sockets.
+    pub kernel_drops: Vec<DropRow>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerActivity {
+    /// `null` for one that is not in the cluster.
+    pub node: Option<String>,
+    pub address: Ipv4Addr,
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// One frame of a trace.

@@ -35,7 +35,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 /// What the first byte of a frame on this port is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Medium {
     /// An Ethernet header.
@@ -47,7 +47,8 @@ pub enum Medium {
 }
 
 /// Who finishes the L4 checksum of a frame that is sent with an unfinished one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TxCsum {
     /// The forward path, before the frame reaches the port.
     Software,

@@ -3,20 +3,31 @@
 
 use super::bed::Bed;
 use super::net::Setup;
+use crate::drop::DropReason;
 use crate::frame::PortId;
 use crate::port::{Medium, mem::Wired};
 use crate::snapshot::PortRole;
 use crate::wire::{Mac, vxlan};
 use crate::worker::Counters;
+use crate::worker::counters::MAX_PORTS;
 use etherparse::{IpNumber, Ipv4Header, LaxSlicedPacket, TcpSlice, UdpSlice};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// received + generated = sent + punted + dropped + coalesced + held.
+/// received + generated = sent + punted + dropped + coalesced + held. And a drop counts at one port at most.
 pub fn law(c: &Counters) -> Result<(), String> {
     match c.balance() {
-        (inn, out) if inn == out => Ok(()),
-        (inn, out) => Err(format!("received + generated is {inn}, sent + punted + dropped + coalesced + held is {out}")),
+        (inn, out) if inn == out => {}
+        (inn, out) => return Err(format!("received + generated is {inn}, sent + punted + dropped + coalesced + held is {out}")),
     }
+    let ports = || (0..MAX_PORTS as u16).map(|i| c.port(PortId(i)));
+    for reason in DropReason::ALL {
+        let at_ports: u64 = ports().filter_map(|p| p.reasons().get(reason.index())).map(|n| n.get()).sum();
+        let all = c.dropped[reason.index()].get();
+        if at_ports > all {
+            return Err(format!("{at_ports} drops for {reason} at ports, but {all} in all"));
+        }
+    }
+    Ok(())
 }
 
 /// An IPv4 packet that was read back.

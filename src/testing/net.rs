@@ -4,7 +4,7 @@
 use super::build::{Ip4, IpipWrap, OuterCheck, VxlanWrap};
 use crate::drop::{DropReason, PuntReason};
 use crate::encap::rewrite::{self, IPIP_OVERHEAD, MacPair, VXLAN_OVERHEAD};
-use crate::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
+use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use crate::frame::{GsoSet, PortId};
 use crate::port::{Caps, Medium, TxCsum, mem};
 use crate::snapshot::{AdjTable, Endpoint, PortRole, Snapshot, Tunnel};
@@ -26,6 +26,10 @@ impl Node {
     /// Its underlay address.
     pub const fn address(self) -> Ipv4Addr {
         Ipv4Addr::new(172, 18, 0, self.0)
+    }
+    /// What it is counted under.
+    pub const fn peer_id(self) -> PeerId {
+        PeerId(self.0 as u32)
     }
     /// Its MAC on the underlay.
     pub const fn link_mac(self) -> Mac {
@@ -120,7 +124,10 @@ impl Setup {
             node: node.address(),
             icmp_source: node.tunnel_address(),
             vtep_mac: node.vtep_mac(),
-            senders: Arc::new(all.clone().filter(|a| *a != u32::from(node.address())).collect()),
+            // Each node is counted under its own number.
+            senders: Arc::new(
+                (1..10).map(|n| (u32::from(Node(n).address()), Node(n).peer_id())).filter(|(_, p)| *p != node.peer_id()).collect(),
+            ),
             nodes: Arc::new(all.collect()),
             ..Tunnel::default()
         };
@@ -191,8 +198,9 @@ impl Setup {
     pub fn snapshot(&self) -> Snapshot {
         let mut fib = Table4::new();
         let mut adjacencies = AdjTable::new();
+        adjacencies.set(AdjId::HOST_FLOW, self.punt(PuntReason::HostFlow));
         for (i, (prefix, via)) in self.routes.iter().enumerate() {
-            let id = AdjId(i as u32 + 1);
+            let id = AdjId(AdjId::HOST_FLOW.0 + 1 + i as u32);
             adjacencies.set(id, self.adjacency(prefix, via));
             fib.insert(*prefix, id);
         }
@@ -264,7 +272,7 @@ impl Setup {
     }
 
     fn through(&self, port: PortId, kind: AdjKind, rewrite: Rewrite, mtu: u16, peer: Node) -> Adjacency {
-        Adjacency { peer: IpAddr::V4(peer.address()), ..self.out(port, kind, rewrite, mtu) }
+        Adjacency { peer: IpAddr::V4(peer.address()), node: peer.peer_id(), ..self.out(port, kind, rewrite, mtu) }
     }
 
     fn out(&self, port: PortId, kind: AdjKind, rewrite: Rewrite, mtu: u16) -> Adjacency {
@@ -278,6 +286,7 @@ impl Setup {
             partial_csum: caps.tx_csum == TxCsum::Port,
             joins: caps.tx_csum.joins(kind),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            node: PeerId::NONE,
         }
     }
 

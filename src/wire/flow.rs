@@ -39,7 +39,7 @@ fn of(p: &[u8], ports: u32) -> u32 {
 /// A multiplication to 128 bits, folded, brings each input bit to both halves; alone it leaves addresses in steps
 /// of a block uneven in the low bits, so the fold's halves are mixed by one short multiplication more.
 #[inline(always)]
-const fn mix(a: u64, b: u64) -> u32 {
+pub const fn mix(a: u64, b: u64) -> u32 {
     const K1: u64 = 0x9e37_79b9_7f4a_7c15;
     const K2: u64 = 0xc2b2_ae3d_27d4_eb4f;
     let x = (a ^ K1) as u128 * (b ^ K2) as u128;

@@ -9,7 +9,7 @@ mod poll;
 mod spin;
 pub mod tap;
 
-pub use crate::forward::carry::{Carried, FlowState, PortTotal, Totals};
+pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotal, Totals};
 pub use crate::forward::counters::{self, Counters};
 pub use mailbox::{Command, Event, Mailbox, PortHandles, Waker};
 
@@ -22,7 +22,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,15 @@ const SMALL: usize = 512;
 
 /// How long a worker that pauses tries to send what is queued.
 const DRAIN: Duration = Duration::from_millis(20);
+/// The workers' clock, milliseconds: one for all, since they share what they write times into.
+pub fn now_ms() -> u64 {
+    ms_at(Instant::now())
+}
+
+fn ms_at(now: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    now.saturating_duration_since(*START).as_millis() as u64
+}
 
 /// What a worker needs besides its ports, which come through the mailbox.
 pub struct Worker {
@@ -73,7 +82,6 @@ pub struct Worker {
     ready: Vec<PortId>,
     batch: Batch,
     portion: Batch,
-    started: Instant,
     stopping: bool,
     since_poll: u32,
     spin: spin::Spin,
@@ -86,6 +94,8 @@ pub struct Worker {
     tap: Option<Arc<tap::Tap>>,
     /// Their bytes.
     moved_bytes: usize,
+    /// Up to when its time is counted as busy; `None` while it rests.
+    awake: Option<Instant>,
 }
 
 impl Worker {
@@ -98,7 +108,7 @@ impl Worker {
         }
         Ok(Worker {
             index,
-            forwarder: Forwarder::new(pool, counters.clone()),
+            forwarder: Forwarder::new(pool, counters.clone(), reader.flows().clone()),
             reader,
             mailbox,
             counters,
@@ -111,7 +121,6 @@ impl Worker {
             ready: Vec::new(),
             batch: Batch::new(),
             portion: Batch::new(),
-            started: Instant::now(),
             stopping: false,
             since_poll: 0,
             spin: spin::Spin::new(Duration::ZERO),
@@ -120,6 +129,7 @@ impl Worker {
             moved: 0,
             tap: None,
             moved_bytes: 0,
+            awake: None,
         })
     }
 
@@ -162,7 +172,10 @@ impl Worker {
                 continue;
             }
             self.wait()?;
-            self.turn_ready(self.now_ms());
+            let now = Instant::now();
+            self.count_busy(now);
+            self.awake = Some(now);
+            self.turn_ready(ms_at(now));
         }
         Ok(())
     }
@@ -177,6 +190,13 @@ impl Worker {
         self.obey();
         self.reader.refresh();
         Ok(())
+    }
+
+    /// Counts the time since the last turn began, unless the worker rested in between, and lets it rest.
+    fn count_busy(&mut self, now: Instant) {
+        if let Some(since) = self.awake.take() {
+            self.counters.busy_ns.add((now - since).as_nanos() as u64);
+        }
     }
 
     /// Between turns under load.
@@ -194,6 +214,7 @@ impl Worker {
         self.ready.extend_from_slice(&self.always);
         self.since_poll += 1;
         if self.streak >= STREAK && self.moved < FEW {
+            self.count_busy(Instant::now());
             self.breathe();
         }
         let busy = !self.active.is_empty();
@@ -214,12 +235,16 @@ impl Worker {
         let mut asleep = None;
         if timeout == SLEEP_MS {
             let now = Instant::now();
+            self.count_busy(now);
             if self.look(now)? {
                 return Ok(());
             }
             asleep = Some(now);
         }
         if timeout > 0 {
+            if asleep.is_none() {
+                self.count_busy(Instant::now());
+            }
             self.counters.sleeps.add(1);
         }
         let ready = &mut self.ready;
@@ -271,7 +296,7 @@ impl Worker {
     /// One turn over every port, without waiting: for tests and benches that drive the worker themselves.
     /// True if a frame was received.
     pub fn turn(&mut self) -> bool {
-        self.turn_at(self.now_ms())
+        self.turn_at(now_ms())
     }
 
     /// The same at a time of the caller's choice, milliseconds since any fixed moment; it must not go back.
@@ -279,10 +304,6 @@ impl Worker {
         self.ready.clear();
         self.all_ready();
         self.turn_ready(now_ms)
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
     }
 
     /// The worker's slots, to see that all came back.
@@ -355,7 +376,7 @@ impl Worker {
             }
         }
         match result {
-            Ok(report) => self.forwarder.lost_in_rx(report),
+            Ok(report) => self.forwarder.lost_in_rx(id, report),
             Err(e) => self.fail(id, &e),
         }
         n > 0

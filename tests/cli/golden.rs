@@ -112,6 +112,18 @@ fn what_writing_verbs_say() {
     let ran = b.run_words(&patch, "");
     assert_eq!((ran.code, ran.out.as_str()), (0, "Successfully patched 1 'FelixConfiguration' resource\n"), "{ran:?}");
     assert!(b.out("get felixConfiguration default -o yaml").ends_with("spec:\n  prometheusMetricsEnabled: true\n"));
+    let operations =
+        r#"[{"op":"add","path":"/spec/logSeverityScreen","value":"Info"},{"op":"remove","path":"/spec/prometheusMetricsEnabled"}]"#;
+    for (form, patch) in
+        [("json", operations), ("merge", r#"{"spec":{"wireguardMTU":1400}}"#), ("strategic", r#"{"spec":{"vxlanMTU":1300}}"#)]
+    {
+        let ran = b.run_words(&["patch", "felixconfiguration", "default", "--type", form, "-p", patch], "");
+        assert_eq!((ran.code, ran.out.as_str()), (0, "Successfully patched 1 'FelixConfiguration' resource\n"), "{ran:?}");
+    }
+    let yaml = b.out("get felixConfiguration default -o yaml");
+    assert!(yaml.ends_with("spec:\n  logSeverityScreen: Info\n  vxlanMTU: 1300\n  wireguardMTU: 1400\n"), "{yaml}");
+    let ran = b.run_words(&["patch", "felixconfiguration", "default", "-t", "json", "-p", r#"[{"op":"remove","path":"/spec/x"}]"#], "");
+    assert!(ran.code == 1 && ran.err.contains("FelixConfiguration(default): the patch does not fit: "), "{ran:?}");
     assert_eq!(b.out("delete ippool other"), "Successfully deleted 1 'IPPool' resource(s)\n");
     assert_eq!(b.out("delete -s ippool other default-ipv4-ippool"), "Successfully deleted 2 'IPPool' resource(s)\n");
     assert_eq!(b.out("get ippool"), "NAME   CIDR   SELECTOR\n\n");

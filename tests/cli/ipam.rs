@@ -139,6 +139,21 @@ fn check_tells_what_is_lost() {
     let report: Value = serde_json::from_str(&std::fs::read_to_string(b.path("report.json")).unwrap()).unwrap();
     let count = report.as_array().unwrap().len();
     assert!(count > 0 && ran.out.ends_with(&format!("Check complete; found {count} problems.\n")), "{ran:?}");
+    // What is reported is released, but for what has changed meanwhile.
+    let leaked: Vec<&str> = report.as_array().unwrap().iter().filter_map(|r| r["leaked"]["address"].as_str()).collect();
+    assert!(leaked.len() > 1 && leaked.contains(&"10.244.56.65"), "{report}");
+    assert!(b.out("ipam release --ip=10.244.56.65").starts_with("Successfully released"));
+    let said = b.out("ipam release --from-report={}/report.json");
+    let want = format!(
+        "Left as it is: 10.244.56.65, which is free by now, or in use, or given out anew\nReleased {} addresses\n",
+        leaked.len() - 1
+    );
+    assert_eq!(said, want);
+    for address in &leaked {
+        assert_eq!(b.out(&format!("ipam show --ip={address}")), format!("{address} is not assigned\n"));
+    }
+    assert!(b.err("ipam release --from-report={}/nothing.json").contains("cannot read"));
+    assert_eq!((b.run("ipam release").code, b.run("ipam release --ip=10.0.0.1 --from-report={}/report.json").code), (2, 2));
     let clean = Bench::new(POOL);
     assert_eq!(
         clean.out("ipam check"),

@@ -127,3 +127,48 @@ fn refusals_of_the_server_are_passed_on() {
     let e = b.err("get bgpconfig");
     assert!(e.starts_with("tortie: ") && e.len() > 20, "{e}");
 }
+
+#[test]
+fn a_context_of_the_kubeconfig_is_chosen_by_name() {
+    let (server, other) = (server(), ApiServer::start());
+    other.put_all([json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "elsewhere"}, "spec": {}})]);
+    let b = Bench::kubernetes(&server);
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let cluster = |dir: &std::path::Path, s: &ApiServer| {
+        let text = std::fs::read_to_string(s.kubeconfig(dir, None)).unwrap();
+        let from = &text[text.find("server: ").unwrap()..];
+        from[..from.find("}}").unwrap()].to_owned()
+    };
+    let context = |name: &str, cluster: &str| {
+        (
+            format!(
+                "- {{name: {name}, cluster: {{{cluster}}}}}
+"
+            ),
+            format!(
+                "- {{name: {name}, context: {{cluster: {name}, user: u}}}}
+"
+            ),
+        )
+    };
+    let (here, there) = (context("here", &cluster(one.path(), &server)), context("there", &cluster(two.path(), &other)));
+    let text = format!(
+        "apiVersion: v1
+kind: Config
+current-context: here
+users: [{{name: u, user: {{}}}}]
+clusters:
+{}{}contexts:
+{}{}",
+        here.0, there.0, here.1, there.1
+    );
+    let file = b.write("both", &text);
+    let config = b.write("calicoctl.cfg", &format!("kind: CalicoAPIConfig\nspec: {{datastoreType: kubernetes, kubeconfig: {file}}}\n"));
+    assert!(b.out(&format!("get node -o name -c {config}")).contains("master-c3"));
+    assert!(b.out(&format!("get node -o name -c {config} --context here")).contains("master-c3"));
+    assert_eq!(b.out(&format!("get node -o name -c {config} --context there")).trim(), "node/elsewhere");
+    let e = b.err(&format!("get node -c {config} --context nowhere"));
+    assert!(e.contains("there is no context \"nowhere\"; it has here, there"), "{e}");
+    let folder = Bench::new("");
+    assert!(folder.err("get node --context here").contains("--context here: contexts are a kubeconfig's"));
+}

@@ -31,31 +31,35 @@ fn said(from: &Namespace, to: &str) -> Option<String> {
 fn host_ports_lead_to_the_pod() {
     let node = Node::new();
     let conf = node.conf("1.0.0", json!({}));
-    let pod = Pod::new("web");
+    let (pod, other) = (Pod::new("web"), Pod::new("other"));
     let result = pod.add(&node, &conf);
+    let there = address(&other.add(&node, &conf));
     let mut portmap = json!({ "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "portmap", "snat": true,
         "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] } });
     chained(&node, &pod, "portmap", "ADD", &with_previous(&portmap, &result));
     let server = pod.ns.run(|| TcpListener::bind("0.0.0.0:80").unwrap());
     std::thread::scope(|s| {
         s.spawn(|| {
-            for stream in server.incoming().take(4) {
+            for stream in server.incoming().take(5) {
                 let mut stream = stream.unwrap();
                 let peer = stream.peer_addr().unwrap().ip().to_string();
                 stream.write_all(peer.as_bytes()).unwrap();
             }
         });
-        // From outside with the client's own address, from the node, from the node's loopback, and from the pod itself.
+        // From outside and from another pod with the client's own address, from the node, from the node's loopback, and
+        // from the pod itself.
         assert_eq!(said(&node.wire, "10.1.0.1:8080").as_deref(), Some("10.1.0.2"));
         assert_eq!(said(&node.ns, "10.1.0.1:8080").as_deref(), Some("10.1.0.1"));
         assert!(said(&node.ns, "127.0.0.1:8080").is_some(), "{}", node.story());
         assert!(said(&pod.ns, "10.1.0.1:8080").is_some());
+        assert_eq!(said(&other.ns, "10.1.0.1:8080"), Some(there), "{}", node.story());
     });
     pod.call(&node, "CHECK", &with_previous(&conf, &result));
     portmap["prevResult"] = result;
     chained(&node, &pod, "portmap", "DEL", &portmap);
     assert!(said(&node.wire, "10.1.0.1:8080").is_none());
     pod.del(&node, &conf);
+    other.del(&node, &conf);
     node.expect_nothing_left();
 }
 
@@ -100,4 +104,26 @@ fn bandwidth_limits_hold_both_ways() {
     pod.del(&node, &conf);
     other.del(&node, &conf);
     node.expect_nothing_left();
+}
+
+/// AF_XDP passes the interface's queue by, in which the limit is: a pod with a limit gets another port.
+#[test]
+fn a_limit_holds_whatever_driver_is_configured() {
+    let mut node = Node::without_daemon();
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    std::fs::write(&node.config, text + "workloads: {driver: af-xdp}\n").unwrap();
+    node.start();
+    let limits = json!({ "bandwidth": { "ingressRate": 10_000_000, "ingressBurst": 1_000_000 } });
+    let conf = node.conf("1.0.0", json!({ "runtimeConfig": limits }));
+    let (pod, other) = (Pod::new("slow"), Pod::new("other"));
+    let result = pod.add(&node, &conf);
+    other.add(&node, &node.conf("1.0.0", json!({})));
+    let bandwidth = json!({ "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "bandwidth", "runtimeConfig": limits });
+    chained(&node, &pod, "bandwidth", "ADD", &with_previous(&bandwidth, &result));
+    let ports = node.client().ports().unwrap();
+    let drivers: Vec<_> = ports.iter().filter(|p| p.role == "workload").map(|p| (p.driver.as_deref().unwrap(), p.refused.len())).collect();
+    let (limited, free) = (ports.iter().find(|p| p.refused.iter().any(|r| r.contains("ingress bandwidth"))).unwrap(), "af-xdp");
+    assert!(limited.driver.as_deref().is_some_and(|d| d.starts_with("af-packet")), "{limited:?}");
+    assert_eq!(drivers.iter().filter(|(d, _)| d.starts_with(free)).count(), 1, "{drivers:?}");
+    expect_limit("to the pod", 10.0, bulk(&other.ns, &pod.ns, &address(&result)));
 }

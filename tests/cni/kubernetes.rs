@@ -6,7 +6,7 @@ use tortie::testing::apiserver::ApiServer;
 
 const V1: &str = "crd.projectcalico.org/v1";
 
-fn objects() -> [Value; 4] {
+fn objects() -> [Value; 5] {
     let pod = |name: &str| {
         json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default", "labels": { "app": name } },
             "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "i" }] }, "status": { "phase": "Pending" } })
@@ -18,6 +18,7 @@ fn objects() -> [Value; 4] {
             "spec": { "cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Never", "ipipMode": "Never", "nodeSelector": "all()" } }),
         pod("web"),
         pod("other"),
+        pod("tapped"),
     ]
 }
 
@@ -49,6 +50,19 @@ fn pods_of_kubernetes_are_attached_and_detached() {
     assert_eq!((annotation("podIP"), annotation("podIPs"), annotation("containerID")), (json!(ip), json!(ip), json!("sandbox-web")));
     assert!(web.pings(&address(&two)) && other.pings(&address(&one)) && web.pings("10.1.0.1"), "{}", node.story());
     web.call(&node, "CHECK", &with_previous(&conf, &one));
+    // A TAP, which the daemon makes where the Pod's annotation says.
+    let mut tap = conf.clone();
+    tap["device_type"] = json!("tap");
+    let tapped = Pod::new("tapped");
+    let three = tapped.add(&node, &tap);
+    assert!(tapped.ns.sh("ip -d link show eth0").contains("tun type tap"));
+    assert!(tapped.pings(&address(&one)) && web.pings(&address(&three)) && tapped.pings("10.1.0.1"), "{}", node.story());
+    assert_eq!(tapped.call(&node, "CHECK", &with_previous(&tap, &three)), Value::Null);
+    let netns = || server.get("v1", "pods", "default", "tapped").unwrap()["metadata"]["annotations"]["tortie/netns"].clone();
+    assert_eq!(netns(), json!(tapped.ns.path()));
+    tapped.del(&node, &tap);
+    assert_eq!(netns(), Value::Null);
+    node.wait("the TAP is gone", || !tapped.ns.sh("ip -o link").contains("eth0"));
     let missing = Pod::new("nobody").try_call(&node, "ADD", &conf).unwrap_err();
     assert!(missing["code"] == 11 && missing["msg"].as_str().unwrap().contains("Pod default/nobody does not exist"), "{missing}");
     web.del(&node, &conf);

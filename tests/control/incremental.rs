@@ -140,6 +140,7 @@ fn workload() -> impl Strategy<Value = Op> {
             spoofed_sources: vec![],
             floating_ips: if floating { vec!["192.0.2.1".parse().unwrap()] } else { vec![] },
             netns: None,
+            limited: false,
         }
     });
     (0..5, proptest::option::weighted(0.8, object))
@@ -155,6 +156,8 @@ fn pod() -> impl Strategy<Value = Op> {
         mac: None,
         spoofed_sources: Box::default(),
         floating_ips: if floating { ["192.0.2.1".parse().unwrap()].into() } else { Box::default() },
+        netns: None,
+        limited: false,
     });
     (0..5, proptest::option::weighted(0.8, object))
         .prop_map(|(i, o)| (key(Kind::Pod, format!("ns/pod{i}")), o.map(|o| Object::Pod(o.into()))))

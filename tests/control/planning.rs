@@ -6,12 +6,13 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use tortie::control::calc::Calculator;
 use tortie::control::cluster::{Changed, Cluster};
 use tortie::control::desired::{Delta, Desired};
 use tortie::control::netlink::{Changes, KernelRoute, Neigh, NeighState, NextHop, View};
 use tortie::control::plan::{Inputs, Out, Planner, Ports, Underlay, Workload};
-use tortie::fib::Adjacency;
+use tortie::fib::{AdjKind, Adjacency, PeerId};
 use tortie::frame::PortId;
 use tortie::port::{Medium, mem};
 use tortie::snapshot::{PortRole, Reader, Tunnel, channel};
@@ -136,12 +137,25 @@ struct Seen {
     warnings: Vec<String>,
 }
 
+/// But for the numbers of nodes, which follow from who came first: they only have to agree with each other.
 fn seen(planner: &Planner, reader: &mut Reader) -> Seen {
     reader.refresh();
     let snapshot = reader.get();
+    let peers = planner.peers();
+    let number = |address: Option<Ipv4Addr>| address.and_then(|a| peers.get(&a)).map_or(PeerId::NONE, |p| p.id);
+    let senders: BTreeSet<(Ipv4Addr, PeerId)> = snapshot.tunnel.senders.iter().map(|(a, id)| ((*a).into(), *id)).collect();
+    assert_eq!(senders, peers.iter().map(|(a, p)| (*a, p.id)).collect(), "counted under the number that is looked up");
+    let numbers: BTreeSet<PeerId> = senders.iter().map(|(_, id)| *id).collect();
+    assert!(numbers.len() == senders.len() && !numbers.contains(&PeerId::NONE), "{senders:?}");
+    let mut tunnel = snapshot.tunnel.clone();
+    Arc::make_mut(&mut tunnel.senders).values_mut().for_each(|id| *id = PeerId::NONE);
     let route = |(p, i): (&Ipv4Net, &tortie::control::plan::Installed)| {
         assert_eq!(snapshot.adjacencies.get(i.id), planner.adjacency(i), "published");
-        (*p, format!("{:?}", i.route), *planner.adjacency(i))
+        let adjacency = *planner.adjacency(i);
+        if matches!(adjacency.kind, AdjKind::Vxlan | AdjKind::Ipip | AdjKind::Direct) {
+            assert_eq!(adjacency.node, number(i.route.underlay()), "{:?}", i.route);
+        }
+        (*p, format!("{:?}", i.route), Adjacency { node: PeerId::NONE, ..adjacency })
     };
     for (p, i) in planner.installed().iter().filter(|(p, _)| p.prefix_len() == 32) {
         assert_eq!(snapshot.fib.lookup(u32::from(p.addr())), i.id);
@@ -149,7 +163,7 @@ fn seen(planner: &Planner, reader: &mut Reader) -> Seen {
     Seen {
         routes: planner.installed().iter().map(route).collect(),
         roles: snapshot.ports.clone(),
-        tunnel: snapshot.tunnel.clone(),
+        tunnel,
         hops: planner.hops().collect(),
         warnings: planner.warnings(),
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tortie::control::model::default_vtep_mac;
 use tortie::drop::DropReason;
 use tortie::encap::rewrite::{self, MacPair};
-use tortie::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
+use tortie::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use tortie::forward::{Counters, Forwarder};
 use tortie::frame::{Batch, FramePool, GsoSet, PortId};
 use tortie::port::mem::{self, MemPeer, MemPort};
@@ -297,7 +297,7 @@ pub struct MemoryNode {
 
 impl MemoryNode {
     pub fn new(mtu: u16) -> MemoryNode {
-        let mut forwarder = Forwarder::new(FramePool::new(256, 8).unwrap(), Arc::new(Counters::default()));
+        let mut forwarder = Forwarder::new(FramePool::new(256, 8).unwrap(), Arc::new(Counters::default()), Arc::default());
         let ports = [1500, u32::from(mtu)].map(|mtu| MemPort::pair(mem::caps(Medium::Ethernet, mtu), 64));
         forwarder.open_queue(UNDERLAY_PORT);
         forwarder.open_queue(POD_PORT);
@@ -343,6 +343,7 @@ fn snapshot(mtu: u16) -> Snapshot {
         partial_csum: false,
         joins: false,
         peer: peer.into(),
+        node: PeerId::NONE,
     };
     let tunnel = rewrite::vxlan_ethernet(link, NODE, PEER, vxlan::PORT, Vni::CALICO, vtep);
     let delivery = rewrite::ethernet(MacPair { dst: POD_MAC, src: Mac::GATEWAY });
@@ -361,7 +362,7 @@ fn snapshot(mtu: u16) -> Snapshot {
         node: NODE,
         icmp_source: LOCAL_BLOCK,
         vtep_mac: node_vtep(),
-        senders: Arc::new([u32::from(PEER)].into_iter().collect()),
+        senders: Arc::new([(u32::from(PEER), PeerId::NONE)].into_iter().collect()),
         nodes: Arc::new([NODE, PEER].map(u32::from).into_iter().collect()),
         ..Tunnel::default()
     };

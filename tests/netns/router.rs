@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tortie::drop::DropReason;
 use tortie::encap::rewrite::{self, MacPair};
-use tortie::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
+use tortie::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use tortie::frame::{FramePool, PortId};
 use tortie::port::{Caps, Port, TxCsum, packet};
 use tortie::snapshot::{self, Endpoint, PortRole, Publisher, Snapshot, Tunnel};
@@ -155,6 +155,7 @@ fn adjacency(kind: AdjKind, rewrite: Rewrite, port: (PortId, &Caps), peer: Ipv4A
         partial_csum: caps.tx_csum == TxCsum::Port,
         joins: caps.tx_csum.joins(kind),
         peer: peer.into(),
+        node: PeerId::NONE,
     }
 }
 
@@ -182,7 +183,7 @@ fn snapshot_of((own, other): (Site, Site), mode: Mode, uplink: &Caps, pod: &Caps
         node: own.node,
         icmp_source: own.block,
         vtep_mac: own.vtep,
-        senders: Arc::new([u32::from(other.node)].into_iter().collect()),
+        senders: Arc::new([(u32::from(other.node), PeerId::NONE)].into_iter().collect()),
         nodes: Arc::new([own.node, other.node].map(u32::from).into_iter().collect()),
         ..Tunnel::default()
     };

@@ -44,7 +44,7 @@ fn held_packets_and_counts_go_to_the_next_worker() {
     let port = PortTotal { rx_frames: 4, ..PortTotal::default() };
     let (answer, resumed) = sync_channel(1);
     new.command(Command::Resume(flows, answer));
-    new.command(Command::Carry(Box::new(Carried { totals: totals.clone(), ports: vec![(a, port)], adjacencies: Vec::new() })));
+    new.command(Command::Carry(Box::new(Carried { totals: totals.clone(), ports: vec![(a, port)], ..Carried::default() })));
     new.turn();
     resumed.recv().unwrap();
     assert_eq!(new.counters().port(a).rx_frames.get() - before, 4);

@@ -2,7 +2,9 @@
 //! every case. The accounting law and the pool are checked by the bed itself.
 
 mod carry;
+mod counts;
 mod errors;
+mod host_flows;
 mod local;
 mod neighbours;
 mod offload;

@@ -364,9 +364,13 @@ fn every_punt_reason() {
         let dst = match reason {
             PuntReason::HostAddress => ME.address(),
             PuntReason::HostRoute => [8, 8, 8, 8].into(),
+            PuntReason::HostFlow => ME.pod(2),
         };
         let mut bed = Bed::new(&s.setup);
         let p = udp(1, dst, 9);
+        if *reason == PuntReason::HostFlow {
+            assert_eq!(bed.feed(host, Ip4::new(dst, ME.pod(1)).udp(5000, 4000, b"")), Delta::received(1).sent(1));
+        }
         assert_eq!(bed.feed(s.a, from_pod(1, &p)), Delta::received(1).punted(*reason, 1));
         assert_eq!(bed.recv(host).unwrap().bytes, p, "as it came, TTL too");
         // The host stack is this same hop: what it routed here is not handed back.

@@ -61,7 +61,7 @@ fn state(s: &Setup) -> State {
     let ports = ports.map(|(i, p)| PortState::new(PortId(i as u16), &interface(i, &p.role), &p.role, &p.caps));
     let routes = s.routes.iter().enumerate().map(|(i, (prefix, via))| RouteState {
         prefix: *prefix,
-        adjacency: i as u32 + 1,
+        adjacency: i as u32 + 2,
         kind: kind(via).0.into(),
         node: kind(via).1.map(name),
         via: kind(via).1.map(|n| n.address().into()),
@@ -266,9 +266,9 @@ fn damaged_states_are_refused_by_field() {
     assert!(damage("/format", 9.into()).starts_with("format 9, but this version reads format 1"));
     assert_eq!(damage("/tunnel/vni", (1 << 24).into()), "tunnel.vni: 16777216 is not a VNI, which has 24 bits");
     assert_eq!(damage("/routes/0/adjacency", 99_999.into()), "routes[0].adjacency: there is no adjacency 99999");
-    assert!(damage("/adjacencies/1/rewrite", "zz".into()).starts_with("adjacencies.1.rewrite: not at most 64 bytes"));
-    assert!(damage("/adjacencies/1/rewrite", "aé".into()).starts_with("adjacencies.1.rewrite"));
-    assert!(damage("/adjacencies/1/kind", "fly".into()).starts_with("adjacencies.1.kind: \"fly\" is not one of"));
+    assert!(damage("/adjacencies/2/rewrite", "zz".into()).starts_with("adjacencies.2.rewrite: not at most 64 bytes"));
+    assert!(damage("/adjacencies/2/rewrite", "aé".into()).starts_with("adjacencies.2.rewrite"));
+    assert!(damage("/adjacencies/2/kind", "fly".into()).starts_with("adjacencies.2.kind: \"fly\" is not one of"));
     assert_eq!(damage("/ports/1/id", 0.into()), "ports[1].id: 0 is another port's number");
     assert!(State::read(b"{}").unwrap_err().to_string().starts_with("not a saved state"));
 }
@@ -336,4 +336,39 @@ fn write_cases(root: &Path) {
         }
         std::fs::write(folder.join("in.pcapng"), w.into_inner()).unwrap();
     }
+}
+
+#[test]
+fn flows_from_the_host_are_part_of_the_state() {
+    use tortie::flows::Flows;
+    let s = setup(&[Medium::VxlanUdp, Medium::Ip]);
+    let flows = Flows::default();
+    for (to, port) in [(ME.pod(2), 80), (PEER.pod(7), 53)] {
+        flows.keep(&Ip4::new(ME.pod(1), to).udp(32_768, port, b""), 1000);
+    }
+    let mut state = saved(&s);
+    state.flows = tortie::ops::replay::flow::saved(&flows.entries(11_000));
+    let state = State::read(&serde_json::to_vec(&state).unwrap()).unwrap();
+    let phases: Vec<_> = state.flows.iter().map(|f| (f.source, f.ports, &*f.phase, f.milliseconds_left)).collect();
+    let [local, remote] = [ME.pod(2), PEER.pod(7)];
+    let want = [(local, None, 590_000), (local, Some((80, 32_768)), 20_000), (remote, None, 590_000), (remote, Some((53, 32_768)), 20_000)];
+    assert_eq!(phases, want.map(|(source, ports, left)| (source, ports, "opening", left)));
+    // The answer as the serving pod sends it, at once and when the flow has been idle for long.
+    let answer = || from_pod(2, &Ip4::new(ME.pod(2), ME.pod(1)).udp(80, 32_768, b""));
+    for (at, want) in [(19_999, "punted host-flow"), (20_000, "sent")] {
+        let mut engine = Engine::new(&state).unwrap();
+        assert_eq!(engine.feed("cali1", answer().into(), at).unwrap().to_string(), want);
+        // What the host sends is kept as in a node.
+        engine.feed("tunl-tortie", Ip4::new(ME.pod(1), ME.pod(2)).udp(32_768, 80, b"").into(), at).unwrap();
+        assert_eq!(engine.feed("cali1", answer().into(), at).unwrap().to_string(), "punted host-flow");
+    }
+    let mut wrong = state.clone();
+    wrong.flows[1].phase = "shut".into();
+    assert_eq!(Engine::new(&wrong).err().unwrap().to_string(), "flows[1].phase: \"shut\" is not one of opening, open, closing");
+    let q = Question { src: PEER.pod(7), dst: ME.pod(1), protocol: Protocol::Udp, port: 32_768, size: 60, from: From::Source };
+    let mut asked = state.clone();
+    asked.flows[3].ports = Some((32_768, 32_768));
+    let e = explain(&asked, &q).unwrap();
+    assert_eq!(e.verdict, "punted host-flow");
+    assert!(e.decision.next_hop.starts_with("this host's network stack (host-flow)"), "{}", e.decision.next_hop);
 }

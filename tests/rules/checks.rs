@@ -7,6 +7,7 @@ use crate::source::{Source, has_word};
 const LAYERS: &[&str] = &[
     "drop",
     "wire",
+    "flows",
     "frame",
     "fib",
     "encap",
@@ -119,10 +120,12 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus", &["src/ops/metrics/"]),
     // Labels of block affinities by Calico's rule.
     ("sha3", &["src/control/datastore/", "src/control/ipam/"]),
+    ("json_patch", &["src/control/resources/patch.rs"]),
     ("prefix_trie", &["src/fib/", "src/control/"]),
     ("arc_swap", &["src/snapshot.rs"]),
     ("crossbeam", &["src/worker/", "src/port/mem.rs", "src/testing/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("ratatui", &["src/cli/top/"]),
     ("clap_complete", &["src/cli/generate.rs"]),
     ("clap_mangen", &["src/cli/generate.rs"]),
     // Descriptors between processes.
@@ -213,7 +216,7 @@ fn explained(raw: &[&str], at: usize) -> bool {
     false
 }
 
-const PACKET_PATH: &[&str] = &["wire", "frame", "encap", "fib", "arp", "icmp", "forward", "port", "snapshot"];
+const PACKET_PATH: &[&str] = &["wire", "flows", "frame", "encap", "fib", "arp", "icmp", "forward", "port", "snapshot"];
 
 /// Never on a packet's way: locks, clocks, logging, output.
 const NEVER: &[&str] =

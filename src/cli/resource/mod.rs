@@ -7,10 +7,10 @@ mod write;
 
 use super::Outcome;
 use crate::control::datastore::{AnyObjects, Place};
-use crate::control::resources::{Client, Error, Kind};
+use crate::control::resources::{self, Client, Error, Kind};
 use clap::ArgAction;
 use input::{Document, Named};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,6 +21,9 @@ pub struct Store {
     /// TORTIE_DATASTORE_PATH, /etc/tortie/node.yaml
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Context of the kubeconfig, if not the current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
     /// For scripts written for calicoctl; versions are never compared
     #[arg(long, hide = true)]
     #[allow(dead_code, reason = "taken and not needed")]
@@ -33,7 +36,10 @@ impl Store {
         &self,
         work: impl AsyncFnOnce(&AnyObjects) -> Result<T, Box<dyn std::error::Error>>,
     ) -> Result<T, Box<dyn std::error::Error>> {
-        let place = Place::find(self.config.as_deref(), &|name| std::env::var(name).ok())?;
+        let mut place = Place::find(self.config.as_deref(), &|name| std::env::var(name).ok())?;
+        if let Some(context) = &self.context {
+            place = place.in_context(context)?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let objects = place.open().await?;
@@ -110,11 +116,11 @@ pub struct Patch {
     /// Kind, as for get
     kind: String,
     name: String,
-    /// What to change, as a JSON merge patch: '{"spec":{"natOutgoing":true}}'
+    /// What to change: '{"spec":{"natOutgoing":true}}', or operations for --type=json
     #[arg(short, long, value_name = "JSON")]
     patch: String,
-    /// Format of the patch
-    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "merge", value_parser = ["merge", "strategic"])]
+    /// Type of the patch: strategic merge, JSON operations (RFC 6902) or JSON merge (RFC 7386)
+    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "strategic", value_parser = ["strategic", "json", "merge"])]
     form: String,
     #[command(flatten)]
     namespace: Namespace,
@@ -283,10 +289,7 @@ fn write_all(
 
 pub fn patch(args: &Patch) -> Outcome {
     let kind = find_kind(&args.kind)?;
-    let patch: Value = serde_json::from_str(&args.patch).map_err(|e| format!("the patch is not JSON: {e}"))?;
-    if !patch.is_object() {
-        return Err(format!("the patch is not a JSON object but {patch}; it names fields, like {}", json!({"spec": {}})).into());
-    }
+    let patch = resources::Patch::read(&args.form, &args.patch)?;
     let namespace = kind.is_namespaced().then(|| args.namespace.namespace.as_deref().unwrap_or("default"));
     if args.namespace.namespace.is_some() && namespace.is_none() {
         return Err(format!("{kind} is not namespaced").into());

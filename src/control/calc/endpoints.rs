@@ -58,6 +58,7 @@ fn from_endpoint(name: &str, endpoint: &WorkloadEndpoint, felix: &FelixConfigura
         workload: endpoint.workload_name(name),
         interface: endpoint.interface_name(felix.interface_prefix()),
         netns: endpoint.netns.clone(),
+        limited: endpoint.limited,
         sources: sources(&addresses, &endpoint.spoofed_sources, felix),
         addresses,
         mac: endpoint.mac,
@@ -69,7 +70,8 @@ fn from_pod(name: &str, interface: String, pod: &Pod, felix: &FelixConfiguration
     LocalEndpoint {
         workload: name.to_owned(),
         interface,
-        netns: None,
+        netns: pod.netns.clone(),
+        limited: pod.limited,
         sources: sources(&addresses, &pod.spoofed_sources, felix),
         addresses,
         mac: pod.mac,

@@ -3,11 +3,13 @@
 
 use super::{Daemon, notify, successor};
 use crate::control::config::Config;
+use crate::control::plan;
 use crate::control::takeover::{self, Books, Channel, PREPARE, Queue, Reply, RouteTotal, SWITCH, Say, State};
+use crate::flows::{Key, Phase};
 use crate::frame::PortId;
 use crate::port::Handles;
 use crate::worker::{Command, FlowState, Totals};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -71,6 +73,7 @@ impl Daemon {
                 return Err(e);
             }
         };
+        let known: HashMap<Key, Phase> = state.flows.iter().map(|e| (e.key, e.phase)).collect();
         channel.send(&Reply::State(state), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()).map_err(text)?;
         for (queue, fds) in queues {
             channel.send(&Reply::Queue(queue), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()).map_err(text)?;
@@ -79,7 +82,9 @@ impl Daemon {
         self.expect(&mut channel, &Say::Pause)?;
         channel.patience(SWITCH).map_err(text)?;
         let switched = self.pause().and_then(|flows| {
-            channel.send(&Reply::Paused(flows), &[]).map_err(text)?;
+            let mut later = self.planner.flows().entries(crate::worker::now_ms());
+            later.retain(|e| known.get(&e.key) != Some(&e.phase));
+            channel.send(&Reply::Paused(flows, later), &[]).map_err(text)?;
             self.expect(&mut channel, &Say::Running)
         });
         if let Err(e) = switched {
@@ -149,7 +154,8 @@ impl Daemon {
         let (services, listeners): (Vec<String>, Vec<OwnedFd>) = self.shared.listeners().map_err(text)?.into_iter().unzip();
         fds.extend(listeners);
         let learned = self.ports.learned().iter().map(|(name, mac)| (name.clone(), mac.0)).collect();
-        Ok((State { program: env!("CARGO_PKG_VERSION").into(), ports, learned, services }, fds, queues))
+        let flows = self.planner.flows().entries(crate::worker::now_ms());
+        Ok((State { program: env!("CARGO_PKG_VERSION").into(), ports, learned, flows, services }, fds, queues))
     }
 
     /// Has every worker leave its ports alone. What they know of flows.
@@ -169,17 +175,12 @@ impl Daemon {
         let counted = self.workers.ask(SWITCH, Command::HandOver);
         // A worker that does not answer has counted what it has.
         let workers = counted.unwrap_or_else(|_| self.workers.counters().iter().map(|c| c.totals()).collect::<Vec<Totals>>());
-        let mut peers = self.planner.past();
-        let mut routes = Vec::new();
-        for (prefix, i) in self.planner.installed() {
-            let (packets, to_node) = self.planner.counted(i);
-            if let Some(node) = i.route.peer().filter(|_| to_node > 0) {
-                *peers.entry(node.to_owned()).or_default() += to_node;
-            }
-            if packets > 0 {
-                routes.push(RouteTotal { prefix: *prefix, node: i.route.peer().map(str::to_owned), packets });
-            }
-        }
+        let route = |(prefix, i): (&ipnet::Ipv4Net, &plan::Installed)| {
+            let packets = self.planner.counted(i);
+            (packets > 0).then_some(RouteTotal { prefix: *prefix, packets })
+        };
+        let routes = self.planner.installed().iter().filter_map(route).collect();
+        let peers = self.planner.peer_totals();
         let past_ports = self.ports.past().iter().map(|(role, t)| ((*role).to_owned(), *t)).collect();
         Books { workers, ports: self.ports.totals(), past_ports, routes, peers }
     }

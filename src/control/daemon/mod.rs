@@ -20,6 +20,7 @@ mod workers;
 use super::calc::Calculator;
 use super::cluster::{Changed, Cluster};
 use super::config::{self, Config, WorkloadDriver};
+use super::conntrack;
 use super::datastore::{self, Store};
 use super::desired::Delta;
 use super::env::Environment;
@@ -218,6 +219,11 @@ impl Daemon {
         node::tell_ignored(&config);
         let netlink = Netlink::open().map_err(fail("read the host's network configuration by netlink"))?;
         let (publisher, readers) = snapshot::channel(usize::from(config.workers));
+        match conntrack::recover(publisher.flows(), crate::worker::now_ms()) {
+            Ok(0) => {}
+            Ok(n) => tracing::info!("the host's connection tracking knows {n} flows whose answers go through the host"),
+            Err(e) => tracing::info!("{}: {e}; flows that the host translates are known from their next packet on", conntrack::TABLE),
+        }
         let workers = Workers::start(readers, config.spin, claim.is_none()).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
@@ -289,6 +295,7 @@ impl Daemon {
                 Some(request) = self.requests.recv() => self.answer(request),
                 changed = self.store.next(&mut self.cluster) => self.dirty.cluster(changed),
                 () = self.shared.asked() => self.shared.answer(|| self.facts()),
+                () = self.shared.inventory_board().asked() => self.shared.inventory_board().answer(|| self.inventory()),
                 () = self.node.changed() => self.report(&Delta::none()),
                 result = ended(&mut self.api) => {
                     result.map_err(fail("serve the API"))?;
@@ -320,6 +327,7 @@ impl Daemon {
         }
         if self.next_housekeeping <= now {
             self.next_housekeeping = now + HOUSEKEEPING;
+            self.planner.flows().sweep(crate::worker::now_ms());
             if let Err(e) = self.resolver.tick(&mut self.netlink, now) {
                 tracing::warn!("neighbours: {e}");
             }

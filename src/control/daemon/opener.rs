@@ -130,7 +130,12 @@ impl Opener for KernelOpener {
         if let Some(from) = self.inherited(wish)? {
             return open::adopt_veth(&wish.interface, from).map_err(|e| vec![e.to_string()]);
         }
-        open::veth(&wish.interface, self.veth, self.mode, self.busy_poll, &self.umems)
+        let method = if wish.limited { VethMethod::AfPacket } else { self.veth };
+        let mut opened = open::veth(&wish.interface, method, self.mode, self.busy_poll, &self.umems)?;
+        if wish.limited && self.veth == VethMethod::AfXdp {
+            opened.refused.push("af-xdp: the pod's ingress bandwidth is limited by the interface's queue, which AF_XDP passes by".into());
+        }
+        Ok(opened)
     }
 
     fn uplink(&mut self, wish: &Wish) -> Result<OpenedUplink, Vec<String>> {

@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::control::cluster::Cluster;
 use crate::control::config::Config;
 use crate::control::desired::{Delta, LocalEndpoint, Route};
-use crate::control::facts::{EndpointFact, Facts, NeighFact, RouteFact};
+use crate::control::facts::{EndpointFact, Facts, Inventory, NeighFact, PeerFact, PortUse, RouteFact};
 use crate::control::model::{Monitoring, Pod, WorkloadEndpoint};
 use crate::control::netlink::{NeighState, routes};
 use crate::control::origins;
@@ -56,12 +56,7 @@ impl Daemon {
     pub(super) fn facts(&self) -> Facts {
         let desired = self.calculator.desired();
         let node = desired.node.as_ref();
-        let mut ports = self.ports.facts();
-        for name in ports.iter_mut().filter_map(|p| p.workload.as_mut()) {
-            if let Some(e) = desired.endpoints.get(name.as_str()) {
-                name.clone_from(&e.workload);
-            }
-        }
+        let ports: Vec<PortFact> = self.port_uses().map(|u| u.port).collect();
         let census = Census::of(&self.cluster);
         Facts {
             node: self.config.node.clone(),
@@ -82,9 +77,44 @@ impl Daemon {
             nodes: census.nodes,
             workloads: census.workloads,
             host_routes: self.netlink.view().routes.iter().filter(|r| r.protocol == routes::PROTOCOL).count(),
+            host_flows: self.planner.flows().len(),
             past_ports: self.ports.past().clone(),
-            past_peers: self.planner.past(),
+            peers: self.peers(),
         }
+    }
+
+    /// What counters are kept of now.
+    pub(super) fn inventory(&self) -> Inventory {
+        Inventory {
+            node: self.config.node.clone(),
+            in_sync: self.in_sync,
+            generation: self.planner.generation(),
+            routes: self.planner.installed().len(),
+            ports: self.port_uses().collect(),
+            peers: self.peers(),
+        }
+    }
+
+    /// Ports, those of workloads under the names of their pods.
+    fn port_uses(&self) -> impl Iterator<Item = PortUse> {
+        self.ports.facts().into_iter().map(|mut port| {
+            let endpoint = port.workload.as_deref().and_then(|name| self.calculator.desired().endpoints.get(name));
+            if let Some(e) = endpoint {
+                port.workload = Some(e.workload.clone());
+            }
+            PortUse { port, addresses: endpoint.map(|e| e.addresses.clone()).unwrap_or_default() }
+        })
+    }
+
+    fn peers(&self) -> Vec<PeerFact> {
+        let nodes = self.cluster.all_nodes();
+        let names: BTreeMap<Ipv4Addr, &str> = nodes.iter().filter_map(|(name, n)| Some((n.address?.addr(), *name))).collect();
+        let row = |(address, peer): (&Ipv4Addr, &plan::Peer)| PeerFact {
+            node: names.get(address).map(|n| (*n).to_owned()),
+            address: *address,
+            counted: *peer,
+        };
+        self.planner.peers().iter().map(row).collect()
     }
 
     /// What pods are to use; `None` until this node and its uplink are known.
@@ -103,7 +133,6 @@ impl Daemon {
             mtu: plan::sends(self.planner.adjacency(i)).then_some(self.planner.adjacency(i).mtu).filter(|m| *m != u16::MAX),
             id: i.id,
             base: i.base,
-            node_base: i.node_base,
         };
         self.planner.installed().iter().map(row).collect()
     }

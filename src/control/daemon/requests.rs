@@ -74,6 +74,7 @@ impl Daemon {
             routes: self.planner.installed().iter().map(route).collect(),
             cluster: self.cluster.clone(),
             uplink_mtu: ports.uplink.map(|u| u.mtu),
+            flows: self.planner.flows().entries(crate::worker::now_ms()),
         }
     }
 }

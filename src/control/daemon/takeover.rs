@@ -6,6 +6,7 @@ use crate::control::cluster::Changed;
 use crate::control::netlink::Changes;
 use crate::control::ports::Key;
 use crate::control::takeover::{self, Books, Channel, Hello, PREPARE, Queue, Received, Reply, SWITCH, Say, State};
+use crate::flows::Entry;
 use crate::wire::Mac;
 use crate::worker::{Carried, Command, Event};
 use std::collections::VecDeque;
@@ -45,6 +46,7 @@ impl Daemon {
         tracing::info!("taking over from tortie {}: {} ports", estate.state.program, estate.state.ports.len());
         let learned = std::mem::take(&mut estate.state.learned);
         self.ports.set_learned(learned.into_iter().map(|(name, mac)| (name, Mac(mac))).collect());
+        self.restore(&estate.state.flows);
         let queues = std::mem::take(&mut estate.queues);
         self.ports.opener().inherit(&estate.state.ports, queues).map_err(failed)?;
         self.get_ready(&estate.state)?;
@@ -117,12 +119,23 @@ impl Daemon {
         Ok(())
     }
 
+    /// Puts entries into the table of flows from the host.
+    fn restore(&self, entries: &[Entry]) {
+        let (flows, now) = (self.planner.flows(), crate::worker::now_ms());
+        for e in entries {
+            flows.restore(e, now);
+        }
+    }
+
     /// The moment itself.
     fn switch(&mut self, channel: &mut Channel) -> Result<Option<Books>, DaemonError> {
         let asked = Instant::now();
         channel.send(&Say::Pause, &[]).map_err(failed)?;
         let flows = match next(channel)?.message {
-            Reply::Paused(flows) => flows,
+            Reply::Paused(flows, later) => {
+                self.restore(&later);
+                flows
+            }
             other => return Err(unexpected(other)),
         };
         let paused = Instant::now();
@@ -178,19 +191,12 @@ impl Daemon {
     fn carry(&mut self, books: Books) {
         let mut all: Vec<Carried> = books.workers.into_iter().map(|totals| Carried { totals, ..Carried::default() }).collect();
         let ports = self.ports.carry(&books.ports, &books.past_ports);
-        let mut peers = books.peers;
-        let mut adjacencies = Vec::new();
-        for r in &books.routes {
-            let Some(i) = self.planner.installed().get(&r.prefix).filter(|i| i.route.peer() == r.node.as_deref()) else { continue };
-            adjacencies.push((i.id, r.packets));
-            // Counted with the route.
-            if let Some(n) = r.node.as_ref().and_then(|node| peers.get_mut(node)) {
-                *n = n.saturating_sub(r.packets);
-            }
-        }
-        peers.iter().for_each(|(node, n)| self.planner.add_past(node, *n));
+        let installed = self.planner.installed();
+        let adjacencies = books.routes.iter().filter_map(|r| Some((installed.get(&r.prefix)?.id, r.packets))).collect();
+        let known = self.planner.peers();
+        let peers = books.peers.iter().filter_map(|(address, t)| Some((known.get(address)?.id, *t))).collect();
         if let Some(first) = all.first_mut() {
-            (first.ports, first.adjacencies) = (ports, adjacencies);
+            (first.ports, first.adjacencies, first.peers) = (ports, adjacencies, peers);
         }
         for (mailbox, carried) in self.workers.mailboxes().iter().zip(all) {
             if mailbox.command(Command::Carry(Box::new(carried))).is_err() {

@@ -37,6 +37,8 @@ pub enum PlaceError {
     Type { kind: String, origin: String },
     #[error("datastore type file: set TORTIE_DATASTORE_PATH to the folder of manifests")]
     NoPath,
+    #[error("--context {context}: contexts are a kubeconfig's, and the datastore is {place}")]
+    Context { context: String, place: String },
     #[error(
         "no datastore is configured: give --config FILE (the node's configuration or calicoctl's), or set KUBECONFIG, or \
          DATASTORE_TYPE=file with TORTIE_DATASTORE_PATH; neither {CALICOCTL} nor {DEFAULT_PATH} is there"
@@ -65,6 +67,18 @@ impl Place {
             None if Path::new(DEFAULT_PATH).exists() => Place::of_file(Path::new(DEFAULT_PATH), &variable),
             None => home_kubeconfig(&variable).map(|p| Place::Kubernetes(Source::Kubeconfig(p))).ok_or(PlaceError::Nothing),
         }
+    }
+
+    /// The same by another context of its kubeconfig.
+    pub fn in_context(self, context: &str) -> Result<Place, PlaceError> {
+        let place = match self {
+            Place::Kubernetes(Source::Kubeconfig(path) | Source::Context(path, _)) => {
+                return Ok(Place::Kubernetes(Source::Context(path, context.to_owned())));
+            }
+            Place::Kubernetes(Source::InCluster) => "the cluster that this is a pod of".into(),
+            Place::Folder(path) => format!("the folder {}", path.display()),
+        };
+        Err(PlaceError::Context { context: context.to_owned(), place })
     }
 
     fn of_file(path: &Path, variable: Environment) -> Result<Place, PlaceError> {

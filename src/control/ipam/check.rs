@@ -1,7 +1,7 @@
 //! What is inconsistent in address management, and what to do about it. A pure function over listed objects; while
 //! nodes assign and release, findings may be of the moment: what a second look does not show was one of those.
 
-use super::block::{Allocated, Block};
+use super::block::{Allocated, Block, ReleaseRequest};
 use super::listing::{ListedPod, Listing};
 use super::names;
 use super::pools;
@@ -124,6 +124,25 @@ pub enum Finding {
 pub enum Contradiction {
     NeitherBlocksNorBorrowing,
     LimitWithoutStrictAffinity,
+}
+
+impl Finding {
+    /// The address that is in use by nobody, if that is what was found.
+    pub fn leaked(&self) -> Option<IpAddr> {
+        match self {
+            Finding::MissingNode { address, .. } | Finding::MissingPod { address, .. } | Finding::LeakedTunnel { address, .. } => {
+                Some(*address)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How each leaked address was given out, so that it is released only as long as that holds.
+pub fn leaks(listing: &Listing, findings: &[Finding]) -> Vec<ReleaseRequest> {
+    let leaked: BTreeSet<IpAddr> = findings.iter().filter_map(Finding::leaked).collect();
+    let allocated = listing.blocks.iter().flat_map(Block::allocated).filter(|a| leaked.contains(&a.address));
+    allocated.map(|a| ReleaseRequest { address: a.address, handle: a.attribute.handle.clone(), sequence: a.sequence }).collect()
 }
 
 /// All findings, the gravest first.

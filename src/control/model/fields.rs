@@ -3,6 +3,7 @@
 use crate::control::yaml::{Field, FieldError, quoted};
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 /// A prefix without host bits.
 pub fn prefix(f: &Field) -> Result<Option<IpNet>, FieldError> {
@@ -58,6 +59,20 @@ pub fn tunnel_address(f: &Field) -> Result<Option<Ipv4Addr>, FieldError> {
 /// `metadata.annotations[key]`.
 pub fn annotation<'a>(root: &Field<'a>, key: &str) -> Result<Field<'a>, FieldError> {
     root.at(&["metadata", "annotations", key])
+}
+
+/// Whether a workload's annotation limits what it receives. The limit itself is the CNI plugin `bandwidth`'s matter.
+pub fn is_limited(root: &Field) -> Result<bool, FieldError> {
+    Ok(annotation(root, "kubernetes.io/ingress-bandwidth")?.text()?.is_some_and(|limit| !limit.is_empty()))
+}
+
+/// Where an endpoint's TAP is to be made: an absolute path in the annotation `tortie/netns`.
+pub fn netns(root: &Field) -> Result<Option<PathBuf>, FieldError> {
+    let f = annotation(root, "tortie/netns")?;
+    match f.text()?.filter(|s| !s.is_empty()) {
+        Some(path) if !path.starts_with('/') => Err(f.error(format!("{path} is not an absolute path"))),
+        path => Ok(path.map(PathBuf::from)),
+    }
 }
 
 /// A flag that `crd.projectcalico.org/v1` stores as text and `projectcalico.org/v3` as a boolean. Both forms

@@ -1,11 +1,12 @@
 //! Kubernetes `v1` Pod, as far as it stands for a workload endpoint.
 
-use super::fields::{annotation, single};
+use super::fields::{annotation, is_limited, netns, single};
 use super::node::unicast_mac;
 use crate::control::yaml::{Field, FieldError, quoted};
 use crate::wire::Mac;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// A pod that Calico gives a network to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct Pod {
     /// Addresses outside its own that others are to reach it by; they count if FelixConfiguration floatingIPs is
     /// Enabled.
     pub floating_ips: Box<[IpAddr]>,
+    /// Annotation `tortie/netns`: the network namespace to make its TAP in, absolute path.
+    pub netns: Option<PathBuf>,
+    /// Whether what it receives is limited: annotation `kubernetes.io/ingress-bandwidth`.
+    pub limited: bool,
 }
 
 /// The name that Calico gives the endpoint of a pod's `eth0`: dashes inside a part are doubled.
@@ -38,6 +43,8 @@ pub(super) fn read(root: &Field) -> Result<Pod, FieldError> {
         mac: unicast_mac(&annotation(root, "cni.projectcalico.org/hwAddr")?)?,
         spoofed_sources: spoofed_sources(&annotation(root, "cni.projectcalico.org/allowedSourcePrefixes")?)?.into(),
         floating_ips: floating_ips(&annotation(root, "cni.projectcalico.org/floatingIPs")?)?.into(),
+        netns: netns(root)?,
+        limited: is_limited(root)?,
     })
 }
 
@@ -136,6 +143,11 @@ mod tests {
 
     #[test]
     fn annotations_are_checked() {
+        let p = pod("metadata: {annotations: {tortie/netns: /run/netns/a}}").unwrap();
+        assert_eq!((p.netns, p.limited), (Some("/run/netns/a".into()), false));
+        assert!(pod("metadata: {annotations: {kubernetes.io/ingress-bandwidth: 10M}}").unwrap().limited);
+        let e = pod("metadata: {annotations: {tortie/netns: a}}").unwrap_err();
+        assert_eq!(e, "metadata.annotations[\"tortie/netns\"]: a is not an absolute path");
         let p = pod("metadata: {annotations: {cni.projectcalico.org/allowedSourcePrefixes: '[\"10.0.0.0/8\"]', cni.projectcalico.org/hwAddr: '02:00:00:00:00:01'}}").unwrap();
         assert_eq!((&*p.spoofed_sources, p.mac.unwrap().to_string()), (&["10.0.0.0/8".parse().unwrap()][..], "02:00:00:00:00:01".into()));
         let p = pod("metadata: {annotations: {cni.projectcalico.org/floatingIPs: '[\"192.0.2.7\"]'}}").unwrap();

@@ -1,6 +1,6 @@
 //! WorkloadEndpoint: one pod's interface and addresses.
 
-use super::fields::{address, annotation, prefix};
+use super::fields::{address, is_limited, netns, prefix};
 use super::node::unicast_mac;
 use crate::control::yaml::{Field, FieldError};
 use crate::wire::Mac;
@@ -30,6 +30,8 @@ pub struct WorkloadEndpoint {
     pub floating_ips: Vec<IpAddr>,
     /// Network namespace in which the daemon makes the workload's TAP.
     pub netns: Option<PathBuf>,
+    /// Whether what it receives is limited: annotation `kubernetes.io/ingress-bandwidth`, as on a Pod.
+    pub limited: bool,
 }
 
 impl WorkloadEndpoint {
@@ -77,7 +79,8 @@ pub(super) fn read(root: &Field, namespace: &str) -> Result<WorkloadEndpoint, Fi
         addresses: addresses(&spec.get("ipNetworks")?)?,
         spoofed_sources: prefixes(&spec.get("allowSpoofedSourcePrefixes")?)?,
         floating_ips: floating_ips(&spec.get("ipNATs")?)?,
-        netns: netns(&annotation(root, "tortie/netns")?)?,
+        netns: netns(root)?,
+        limited: is_limited(root)?,
     };
     if endpoint.interface.is_none() && endpoint.pod.is_none() {
         return Err(interface.error("missing; without spec.pod, from which it is derived, it is required"));
@@ -109,13 +112,6 @@ fn floating_ips(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
         address(&f)?.ok_or_else(|| f.error("missing; an address is required"))
     };
     f.items()?.iter().map(external).collect()
-}
-
-fn netns(f: &Field) -> Result<Option<PathBuf>, FieldError> {
-    match f.text()?.filter(|s| !s.is_empty()) {
-        Some(path) if !path.starts_with('/') => Err(f.error(format!("{path} is not an absolute path"))),
-        path => Ok(path.map(PathBuf::from)),
-    }
 }
 
 #[cfg(test)]

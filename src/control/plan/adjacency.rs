@@ -1,11 +1,12 @@
 //! One route and what is known of ports and neighbours make one adjacency. Pure.
 
+use super::peers::Peers;
 use super::ways::{Way, Ways};
 use super::{Inputs, ipip_mtu, vxlan_mtu};
 use crate::control::desired::{Route, ThisNode};
 use crate::drop::{DropReason, PuntReason};
 use crate::encap::rewrite::{self, MacPair};
-use crate::fib::{AdjKind, Adjacency, Rewrite};
+use crate::fib::{AdjKind, Adjacency, PeerId, Rewrite};
 use crate::frame::{GsoSet, PortId};
 use crate::port::{Caps, Medium, TxCsum};
 use crate::wire::Mac;
@@ -67,6 +68,7 @@ pub(super) struct Context<'a> {
     pub inputs: Inputs<'a>,
     pub node: &'a ThisNode,
     pub ways: &'a mut Ways,
+    pub peers: &'a Peers,
     /// The node whose way the adjacency took.
     pub taken: Option<Ipv4Addr>,
 }
@@ -159,7 +161,10 @@ impl Context<'_> {
         let mtu = mtu(self.node, uplink.mtu);
         self.taken = (out.medium == Medium::Ethernet).then_some(address);
         match self.ways.take(self.inputs.view, uplink, &out, prefix, address) {
-            Way::Ready(link) => Adjacency { peer: address.into(), ..towards(kind, &out, mtu, rewrite(self.node, &out, link)) },
+            Way::Ready(link) => {
+                let node = self.peers.id(address);
+                Adjacency { peer: address.into(), node, ..towards(kind, &out, mtu, rewrite(self.node, &out, link)) }
+            }
             Way::Unresolved(hop) => {
                 Adjacency { kind: AdjKind::Glean, mtu, peer: hop.into(), ..Adjacency::drop(DropReason::NeighbourUnresolved) }
             }
@@ -171,5 +176,15 @@ impl Context<'_> {
 fn towards(kind: AdjKind, out: &Out, mtu: u16, rewrite: Rewrite) -> Adjacency {
     let partial_csum = out.tx_csum == TxCsum::Port;
     let joins = out.tx_csum.joins(kind);
-    Adjacency { rewrite, kind, port: out.id, mtu, gso: out.gso, partial_csum, joins, peer: Ipv4Addr::UNSPECIFIED.into() }
+    Adjacency {
+        rewrite,
+        kind,
+        port: out.id,
+        mtu,
+        gso: out.gso,
+        partial_csum,
+        joins,
+        peer: Ipv4Addr::UNSPECIFIED.into(),
+        node: PeerId::NONE,
+    }
 }

@@ -6,6 +6,7 @@ mod peers;
 mod ways;
 
 pub use adjacency::{Out, Ports, Underlay, Workload};
+pub use peers::{Peer, PeerTotals};
 
 use super::desired::{Delta, Desired, LocalEndpoint, Parts, Route, ThisNode};
 use super::model::DEFAULT_MTU_LINKS;
@@ -13,7 +14,8 @@ use super::netlink::{Changes, Link, NextHop, View};
 use super::pattern::Pattern;
 use crate::drop::PuntReason;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
-use crate::fib::{AdjId, AdjKind, Adjacency, Table4};
+use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Table4};
+use crate::flows::Flows;
 use crate::frame::PortId;
 use crate::snapshot::{AdjTable, Endpoint, PortRole, Publisher, Snapshot, Tunnel};
 use crate::worker::Counters;
@@ -21,7 +23,7 @@ use adjacency::Context;
 use ipnet::{IpNet, Ipv4Net};
 use numbers::Numbers;
 use peers::Peers;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
@@ -38,8 +40,6 @@ pub struct Installed {
     pub id: AdjId,
     /// What the adjacency's counters stood at when the route got the number: its own count starts there.
     pub base: u64,
-    /// The same when the route began to send to its node.
-    pub node_base: u64,
 }
 
 /// What an update came to.
@@ -101,20 +101,19 @@ impl Planner {
         &self.installed
     }
 
-    /// Packets that took routes that are gone, by the node they led to; nodes that no route leads to are left out.
-    pub fn past(&self) -> BTreeMap<String, u64> {
-        self.peers.past()
+    /// Nodes that tunnel packets are accepted from, by underlay address.
+    pub fn peers(&self) -> &BTreeMap<Ipv4Addr, Peer> {
+        self.peers.all()
     }
 
-    /// Packets that took a route since it was installed, and since it leads to its node.
-    pub fn counted(&self, route: &Installed) -> (u64, u64) {
-        let taken = hits(&self.counters, route.id).unwrap_or(0);
-        (taken.saturating_sub(route.base), taken.saturating_sub(route.node_base))
+    /// Packets that took a route since it was installed.
+    pub fn counted(&self, route: &Installed) -> u64 {
+        hits(&self.counters, route.id).unwrap_or(0).saturating_sub(route.base)
     }
 
-    /// Notes packets that went to a node before this program knew of it, if a route leads there.
-    pub fn add_past(&mut self, node: &str, packets: u64) {
-        self.peers.add(node, packets);
+    /// What passed between this node and those that it knows, by underlay address.
+    pub fn peer_totals(&self) -> BTreeMap<Ipv4Addr, PeerTotals> {
+        self.peers().iter().map(|(address, p)| (*address, PeerTotals::of(&self.counters, p.id).since(p.base))).collect()
     }
 
     /// What a packet that takes a route in force meets.
@@ -147,6 +146,11 @@ impl Planner {
         self.publisher.reader(worker)
     }
 
+    /// The flows that the workers share.
+    pub fn flows(&self) -> &Arc<Flows> {
+        self.publisher.flows()
+    }
+
     /// The snapshot in force.
     pub fn current(&self) -> Arc<Snapshot> {
         self.publisher.current()
@@ -168,13 +172,13 @@ impl Planner {
             Delta::Parts(parts) if !self.concerns_all(inputs, host) => {
                 let endpoints = self.changed_endpoints(inputs, &parts.endpoints);
                 let touched = self.touched(inputs, parts, host, &endpoints);
-                let mut dirty = self.update_prefixes(inputs, node, touched, oldest);
-                dirty |= !endpoints.is_empty() && self.update_roles(inputs);
-                dirty | self.update_tunnel(inputs.desired, &parts.addresses)
+                // Nodes before the routes to them.
+                let mut dirty = self.update_tunnel(inputs.desired, &parts.addresses, oldest);
+                dirty |= self.update_prefixes(inputs, node, touched, oldest);
+                dirty | (!endpoints.is_empty() && self.update_roles(inputs))
             }
             _ => self.update_all(inputs, node, oldest),
         };
-        self.peers.settle();
         if self.ports != *inputs.ports {
             self.ports = inputs.ports.clone();
         }
@@ -231,7 +235,15 @@ impl Planner {
     fn update_all(&mut self, inputs: Inputs<'_>, node: &ThisNode, oldest: u64) -> bool {
         self.ways.reset(inputs.view, inputs.ports.uplink.as_ref());
         self.own = own(inputs.view);
-        let mut dirty = false;
+        let gone: Vec<Ipv4Addr> = self.peers.all().keys().filter(|a| !inputs.desired.senders.contains(a)).copied().collect();
+        gone.into_iter().for_each(|a| self.peers.leave(a));
+        for address in &inputs.desired.senders {
+            self.peers.join(*address, &self.counters, oldest);
+        }
+        let tunnel = tunnel(inputs.desired, node, self.peers.senders());
+        let mut dirty = tunnel != self.tunnel;
+        self.tunnel = tunnel;
+        dirty |= self.update_host_flow(inputs, node);
         let host: Vec<Ipv4Net> = self.own.iter().map(|ip| Ipv4Net::from(*ip)).chain([Ipv4Net::default()]).collect();
         let is_wanted = |p: &Ipv4Net| inputs.desired.routes.contains_key(&IpNet::V4(*p)) || host.contains(p);
         let gone: Vec<Ipv4Net> = self.installed.keys().filter(|p| !is_wanted(p)).copied().collect();
@@ -246,11 +258,15 @@ impl Planner {
         for prefix in host.into_iter().filter(|p| !inputs.desired.routes.contains_key(&IpNet::V4(*p))) {
             dirty |= self.install(inputs, node, prefix, Route::Host, oldest);
         }
-        dirty |= self.update_roles(inputs);
-        let tunnel = tunnel(inputs.desired, node);
-        dirty |= tunnel != self.tunnel;
-        self.tunnel = tunnel;
-        dirty
+        dirty | self.update_roles(inputs)
+    }
+
+    /// The way of flows that are the host's; no prefix leads to it.
+    fn update_host_flow(&mut self, inputs: Inputs<'_>, node: &ThisNode) -> bool {
+        let punt = Context { inputs, node, ways: &mut self.ways, taken: None }.punt(PuntReason::HostFlow);
+        let differs = *self.adjacencies.get(AdjId::HOST_FLOW) != punt;
+        self.adjacencies.set(AdjId::HOST_FLOW, punt);
+        differs
     }
 
     /// The host's own: its addresses, and the default route for what leaves the pools.
@@ -262,7 +278,7 @@ impl Planner {
     /// Puts one route in force; true if the data plane sees a difference.
     fn install(&mut self, inputs: Inputs<'_>, node: &ThisNode, prefix: Ipv4Net, route: Route, oldest: u64) -> bool {
         let before = self.installed.get(&prefix).and_then(|i| i.route.underlay());
-        let mut context = Context { inputs, node, ways: &mut self.ways, taken: None };
+        let mut context = Context { inputs, node, ways: &mut self.ways, peers: &self.peers, taken: None };
         let adjacency = match (&route, prefix.prefix_len()) {
             (Route::Host, 0) => context.punt(PuntReason::HostRoute),
             _ => context.build(prefix, &route),
@@ -272,12 +288,6 @@ impl Planner {
             self.ways.release(prefix, before);
         }
         if let Some(i) = self.installed.get_mut(&prefix) {
-            if i.route.peer() != route.peer() {
-                let taken = hits(&self.counters, i.id).unwrap_or(0);
-                self.peers.leave(&i.route, taken.saturating_sub(i.node_base));
-                self.peers.join(&route);
-                i.node_base = taken;
-            }
             i.route = route;
             if *self.adjacencies.get(i.id) == adjacency {
                 return false;
@@ -286,12 +296,11 @@ impl Planner {
             self.adjacencies.set(i.id, adjacency);
             return true;
         }
-        let id = self.numbers.take(oldest);
+        let id = AdjId(self.numbers.take(oldest));
         let base = hits(&self.counters, id).unwrap_or(0);
         self.adjacencies.set(id, adjacency);
         self.table.insert(prefix, id);
-        self.peers.join(&route);
-        self.installed.insert(prefix, Installed { route, id, base, node_base: base });
+        self.installed.insert(prefix, Installed { route, id, base });
         true
     }
 
@@ -300,10 +309,8 @@ impl Planner {
         if let Some(address) = gone.route.underlay() {
             self.ways.release(prefix, address);
         }
-        let taken = hits(&self.counters, gone.id).unwrap_or(0);
-        self.peers.leave(&gone.route, taken.saturating_sub(gone.node_base));
         self.table.remove(prefix);
-        self.numbers.retire(gone.id);
+        self.numbers.retire(gone.id.0);
         true
     }
 
@@ -314,21 +321,28 @@ impl Planner {
         differ
     }
 
-    fn update_tunnel(&mut self, desired: &Desired, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+    fn update_tunnel(&mut self, desired: &Desired, addresses: &BTreeSet<Ipv4Addr>, oldest: u64) -> bool {
         let mut dirty = false;
-        for (set, wanted) in [(&mut self.tunnel.nodes, &desired.nodes), (&mut self.tunnel.senders, &desired.senders)] {
-            for address in addresses {
-                let (number, is) = (u32::from(*address), wanted.contains(address));
-                if set.contains(&number) != is {
+        for address in addresses {
+            let number = u32::from(*address);
+            let (nodes, senders) = (&mut self.tunnel.nodes, &mut self.tunnel.senders);
+            // Each copied once: the snapshot in force keeps its own.
+            match (nodes.contains(&number), desired.nodes.contains(address)) {
+                (false, true) => dirty |= Arc::make_mut(nodes).insert(number),
+                (true, false) => dirty |= Arc::make_mut(nodes).remove(&number),
+                _ => {}
+            }
+            match (senders.contains_key(&number), desired.senders.contains(address)) {
+                (false, true) => {
                     dirty = true;
-                    // Copied once: the snapshot in force keeps its own.
-                    let set = Arc::make_mut(set);
-                    if is {
-                        set.insert(number)
-                    } else {
-                        set.remove(&number)
-                    };
+                    Arc::make_mut(senders).insert(number, self.peers.join(*address, &self.counters, oldest));
                 }
+                (true, false) => {
+                    dirty = true;
+                    Arc::make_mut(senders).remove(&number);
+                    self.peers.leave(*address);
+                }
+                _ => {}
             }
         }
         dirty
@@ -343,6 +357,7 @@ impl Planner {
             tunnel: self.tunnel.clone(),
         });
         self.numbers.published(generation);
+        self.peers.published(generation);
         generation
     }
 }
@@ -419,16 +434,15 @@ fn endpoint(e: &LocalEndpoint, w: &Workload) -> Endpoint {
     Endpoint { name: e.workload.clone(), sources: e.sources.clone(), addresses: e.addresses.clone(), mac: w.mac.or(e.mac) }
 }
 
-fn tunnel(desired: &Desired, node: &ThisNode) -> Tunnel {
-    let set = |s: &BTreeSet<Ipv4Addr>| Arc::new(s.iter().map(|a| u32::from(*a)).collect::<FxHashSet<u32>>());
+fn tunnel(desired: &Desired, node: &ThisNode, senders: FxHashMap<u32, PeerId>) -> Tunnel {
     Tunnel {
         node: node.address.addr(),
         icmp_source: node.tunnel_address.unwrap_or(node.address.addr()),
         vtep_mac: node.vtep_mac,
         vni: node.vni,
         port: node.vxlan_port,
-        senders: set(&desired.senders),
-        nodes: set(&desired.nodes),
+        senders: Arc::new(senders),
+        nodes: Arc::new(desired.nodes.iter().map(|a| u32::from(*a)).collect()),
         workloads_may_vxlan: node.workloads_may_vxlan,
         workloads_may_ipip: node.workloads_may_ipip,
     }

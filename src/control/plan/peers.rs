@@ -1,62 +1,89 @@
-//! How many packets went to each node by routes that lead there no longer, so that a node's count never goes down.
+//! The other nodes under the numbers that packets to and from them are counted by.
 
-use crate::control::desired::Route;
+use super::numbers::Numbers;
+use crate::fib::PeerId;
+use crate::worker::Counters;
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-#[derive(Debug, Default)]
-struct Peer {
-    /// Routes that lead to it.
-    routes: usize,
-    /// Packets that took routes which led to it.
-    past: u64,
+/// What passed between this node and another, over all workers, from the inner IP header on.
+pub use crate::worker::PeerTotal as PeerTotals;
+
+impl PeerTotals {
+    /// The sum over workers; nothing for a number that is not counted.
+    pub fn of(counters: &[Arc<Counters>], id: PeerId) -> PeerTotals {
+        let mut t = PeerTotals::default();
+        for p in counters.iter().filter_map(|c| c.peer(id)) {
+            t.tx_packets += p.to.packets.get();
+            t.tx_bytes += p.to.bytes.get();
+            t.rx_packets += p.from.packets.get();
+            t.rx_bytes += p.from.bytes.get();
+        }
+        t
+    }
+
+    /// What was added since `base`.
+    pub fn since(self, base: PeerTotals) -> PeerTotals {
+        PeerTotals {
+            tx_packets: self.tx_packets.saturating_sub(base.tx_packets),
+            tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
+            rx_packets: self.rx_packets.saturating_sub(base.rx_packets),
+            rx_bytes: self.rx_bytes.saturating_sub(base.rx_bytes),
+        }
+    }
 }
 
-/// Nodes by name.
+/// One that tunnel packets are accepted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub id: PeerId,
+    /// What the number's counters stood at when the node got it.
+    pub base: PeerTotals,
+}
+
+/// By underlay address.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    nodes: BTreeMap<String, Peer>,
-    /// Those that lost a route since they were last looked through.
-    lost: Vec<String>,
+    all: BTreeMap<Ipv4Addr, Peer>,
+    numbers: Numbers,
 }
 
 impl Peers {
-    /// A route begins to lead to its node.
-    pub(super) fn join(&mut self, route: &Route) {
-        let Some(node) = route.peer() else { return };
-        match self.nodes.get_mut(node) {
-            Some(peer) => peer.routes += 1,
-            None => drop(self.nodes.insert(node.to_owned(), Peer { routes: 1, past: 0 })),
+    /// The number of a node, a new one if it has none. `oldest`: the oldest generation still in use.
+    pub(super) fn join(&mut self, address: Ipv4Addr, counters: &[Arc<Counters>], oldest: u64) -> PeerId {
+        if let Some(peer) = self.all.get(&address) {
+            return peer.id;
+        }
+        let id = PeerId(self.numbers.take(oldest));
+        self.all.insert(address, Peer { id, base: PeerTotals::of(counters, id) });
+        id
+    }
+
+    /// Takes a node's number back.
+    pub(super) fn leave(&mut self, address: Ipv4Addr) {
+        if let Some(peer) = self.all.remove(&address) {
+            self.numbers.retire(peer.id.0);
         }
     }
 
-    /// A route that carried so many packets to its node leads there no longer.
-    pub(super) fn leave(&mut self, route: &Route, carried: u64) {
-        let Some((node, peer)) = route.peer().and_then(|n| Some((n, self.nodes.get_mut(n)?))) else { return };
-        peer.routes = peer.routes.saturating_sub(1);
-        peer.past += carried;
-        if peer.routes == 0 {
-            self.lost.push(node.to_owned());
-        }
+    /// The number of a node; `NONE` for one that tunnel packets are not accepted from.
+    pub(super) fn id(&self, address: Ipv4Addr) -> PeerId {
+        self.all.get(&address).map_or(PeerId::NONE, |p| p.id)
     }
 
-    /// Packets went to a node by routes that nobody here knows.
-    pub(super) fn add(&mut self, node: &str, packets: u64) {
-        if let Some(peer) = self.nodes.get_mut(node) {
-            peer.past += packets;
-        }
+    /// All, as the data plane looks them up.
+    pub(super) fn senders(&self) -> FxHashMap<u32, PeerId> {
+        self.all.iter().map(|(address, p)| (u32::from(*address), p.id)).collect()
     }
 
-    /// Forgets nodes that no route leads to: once all routes of an update are in force.
-    pub(super) fn settle(&mut self) {
-        for node in std::mem::take(&mut self.lost) {
-            if self.nodes.get(&node).is_some_and(|p| p.routes == 0) {
-                self.nodes.remove(&node);
-            }
-        }
+    pub(super) fn all(&self) -> &BTreeMap<Ipv4Addr, Peer> {
+        &self.all
     }
 
-    /// Packets, where there were any.
-    pub(super) fn past(&self) -> BTreeMap<String, u64> {
-        self.nodes.iter().filter(|(_, p)| p.past > 0).map(|(node, p)| (node.clone(), p.past)).collect()
+    /// A generation was published that holds none of the numbers taken back so far.
+    pub(super) fn published(&mut self, generation: u64) {
+        self.numbers.published(generation);
     }
 }

@@ -97,6 +97,7 @@ fn desired() -> Desired {
             workload: "ns/pod".into(),
             interface: "cali1".into(),
             netns: None,
+            limited: false,
             addresses: vec![ip("10.244.1.5")],
             sources: vec![net("10.244.1.5/32")],
             mac: None,
@@ -154,7 +155,7 @@ fn lookups_answer_by_kind() {
     assert_eq!((snapshot.role(PortId(0)), snapshot.role(PortId(1))), (&PortRole::Uplink, &PortRole::Host));
     assert!(matches!(snapshot.role(PortId(2)), PortRole::Workload(e) if e.name == "ns/pod" && e.mac == Some(MAC_A)));
     assert_eq!((snapshot.tunnel.icmp_source, snapshot.tunnel.node), (ip("10.244.1.0"), ip("10.1.0.1")));
-    assert!(snapshot.tunnel.senders.contains(&u32::from(ip("10.1.0.2"))) && snapshot.tunnel.senders.len() == 1);
+    assert!(snapshot.tunnel.senders.contains_key(&u32::from(ip("10.1.0.2"))) && snapshot.tunnel.senders.len() == 1);
 }
 
 #[test]
@@ -278,24 +279,36 @@ fn the_host_mtu_is_the_least_of_the_links_that_count() {
 }
 
 #[test]
-fn what_was_sent_to_a_node_is_remembered_when_its_routes_go_or_move() {
+fn a_node_keeps_its_number_while_routes_move_and_starts_from_zero_with_a_new_one() {
     let mut w = World::new();
     w.neighbour("10.1.0.2", MAC_B);
+    w.neighbour("10.1.0.3", MAC_B);
     w.update();
-    let (prefix, node) = (net("10.244.2.0/26"), "b");
-    assert_eq!(w.desired.routes[&IpNet::V4(prefix)].node(), Some(node));
-    let id = w.planner.installed()[&prefix].id;
-    (0..5).for_each(|_| w.counters.hit(id));
-    // The block moves to another node: the number stays, what it carried is the first node's.
-    w.desired.routes.insert(prefix.into(), Route::Direct { node: "c".into(), address: ip("10.1.0.3") });
-    w.desired.routes.insert("10.244.9.0/26".parse().unwrap(), Route::Direct { node: node.into(), address: ip("10.1.0.2") });
+    let (b, c) = (ip("10.1.0.2"), ip("10.1.0.3"));
+    let prefix: IpNet = "10.244.2.0/26".parse().unwrap();
+    let first = w.planner.peers()[&b].id;
+    assert_eq!((w.at("10.244.2.5").node, w.reader.get().tunnel.senders[&u32::from(b)]), (first, first));
+    assert_ne!(first, PeerId::NONE);
+    w.counters.sent_to(first, 100);
+    w.counters.received_from(first, 60);
+    // The block moves to a node that comes with it.
+    w.desired.routes.insert(prefix, Route::Direct { node: "c".into(), address: c });
+    w.desired.nodes.insert(c);
+    w.desired.senders.insert(c);
     w.update();
-    let moved = &w.planner.installed()[&prefix];
-    assert_eq!((moved.id, moved.base, moved.node_base), (id, 0, 5));
-    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]));
-    // The other node's count starts there; and it is dropped with its last route.
-    (0..2).for_each(|_| w.counters.hit(id));
-    w.desired.routes.remove(&IpNet::V4(prefix));
+    let second = w.planner.peers()[&c].id;
+    assert_eq!((w.at("10.244.2.5").node, w.planner.peers()[&b].id), (second, first));
+    assert_ne!(first, second);
+    let all = std::slice::from_ref(&w.counters).to_vec();
+    let totals = |p: &Peer| PeerTotals::of(&all, p.id).since(p.base);
+    let expected = PeerTotals { tx_packets: 1, tx_bytes: 100, rx_packets: 1, rx_bytes: 60 };
+    assert_eq!((totals(&w.planner.peers()[&b]), totals(&w.planner.peers()[&c])), (expected, PeerTotals::default()));
+    // It goes; another gets its number once no worker uses it, and counts from zero.
+    w.desired.senders.remove(&b);
     w.update();
-    assert_eq!(w.planner.past(), BTreeMap::from([(node.to_owned(), 5)]), "c has no route left");
+    assert_eq!(w.planner.peers().get(&b), None);
+    w.desired.senders.insert(ip("10.1.0.4"));
+    w.update();
+    let third = w.planner.peers()[&ip("10.1.0.4")];
+    assert_eq!((third.id, totals(&third)), (first, PeerTotals::default()));
 }

@@ -50,7 +50,16 @@ struct Bench {
 }
 
 fn wish(interface: &str, missing: Option<&str>) -> Wish {
-    Wish { interface: interface.into(), ifindex: 1, mtu: 1500, mac: None, netns: None, tunnel: None, missing: missing.map(Into::into) }
+    Wish {
+        interface: interface.into(),
+        ifindex: 1,
+        mtu: 1500,
+        mac: None,
+        netns: None,
+        limited: false,
+        tunnel: None,
+        missing: missing.map(Into::into),
+    }
 }
 
 impl Bench {

@@ -69,6 +69,8 @@ pub struct Wish {
     pub mac: Option<Mac>,
     /// Namespace to make the pod's TAP in; `None`: attach to `interface`.
     pub netns: Option<PathBuf>,
+    /// Whether frames to it must go by the interface's queue, which limits them.
+    pub limited: bool,
     /// Uplink only: what tunnel packets for us look like.
     pub tunnel: Option<(Ipv4Addr, u16, Vni)>,
     /// Why it cannot be opened now, if it cannot.
@@ -165,7 +167,7 @@ fn workload(name: &str, e: &LocalEndpoint, pod_mtu: u32, view: &View, fixed: &Fi
         None if fixed.tap_only => Err(format!(
             "workload {name}: workloads.driver is tap, but the endpoint has no namespace to make the TAP in: set its annotation tortie/netns; it is not connected"
         )),
-        _ => Ok(Wish { mac: None, ..attached(&e.interface, view) }),
+        _ => Ok(Wish { mac: None, limited: e.limited, ..attached(&e.interface, view) }),
     }
 }
 
@@ -183,6 +185,7 @@ fn attached(interface: &str, view: &View) -> Wish {
         mtu: link.map_or(DEFAULT_MTU, |l| l.mtu),
         mac: link.and_then(|l| l.mac),
         netns: None,
+        limited: false,
         tunnel: None,
         missing,
     }
@@ -190,7 +193,7 @@ fn attached(interface: &str, view: &View) -> Wish {
 
 /// An interface that we make.
 fn made(interface: String, netns: Option<PathBuf>, mtu: u32, mac: Option<Mac>) -> Wish {
-    Wish { interface, ifindex: 0, mtu, mac, netns, tunnel: None, missing: None }
+    Wish { interface, ifindex: 0, mtu, mac, netns, limited: false, tunnel: None, missing: None }
 }
 
 /// A locally administered unicast MAC that is always the same for the same endpoint (FNV-1a of the name).

@@ -1,8 +1,8 @@
 //! Resources in a datastore.
 
 use super::schema::{self, Fault};
-use super::{Kind, pools};
-use crate::control::datastore::objects::{AccessError, Id, Objects, Preconditions, Resource, merge, revision};
+use super::{Kind, Patch, pools};
+use crate::control::datastore::objects::{AccessError, Id, Objects, Preconditions, Resource, revision};
 use crate::control::forms::{endpoint, node, profile};
 use crate::control::ipam::{Ipam, IpamError};
 use crate::control::yaml;
@@ -35,6 +35,8 @@ pub enum Error {
     Unsupported { operation: &'static str, object: String, reason: &'static str },
     #[error("{object}: {}", schema::join(faults))]
     Invalid { object: String, faults: Vec<Fault> },
+    #[error("{object}: the patch does not fit: {reason}")]
+    Patch { object: String, reason: String },
     #[error("{object} is disabled, but its blocks cannot be released: {source}")]
     Blocks { object: String, source: Box<IpamError> },
     #[error(transparent)]
@@ -118,13 +120,13 @@ impl<'a, O: Objects> Client<'a, O> {
         .await
     }
 
-    /// Changes parts of the stored object by a JSON merge patch.
-    pub async fn patch(&self, kind: Kind, namespace: Option<&str>, name: &str, patch: &Value) -> Result<Value> {
+    /// Changes parts of the stored object.
+    pub async fn patch(&self, kind: Kind, namespace: Option<&str>, name: &str, patch: &Patch) -> Result<Value> {
         let id = kind.id(namespace, name);
         self.may_change(kind, &kind.display(namespace, name))?;
         self.until_written(kind, &id, |stored: &Value| {
             let mut new = stored.clone();
-            merge(&mut new, patch);
+            patch.apply(&mut new).map_err(|reason| Error::Patch { object: kind.display(namespace, name), reason })?;
             let value = yaml::Value::of_json(&new);
             let mut faults = schema::check(kind, &value);
             for key in ["name", "namespace"] {

@@ -3,8 +3,10 @@
 
 mod client;
 mod kind;
+mod patch;
 mod pools;
 pub mod schema;
 
 pub use client::{Client, Error, Keeps};
 pub use kind::{API_VERSION, Kind};
+pub use patch::Patch;

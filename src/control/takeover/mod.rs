@@ -20,10 +20,12 @@ mod channel;
 
 pub use channel::{Channel, MAX_FDS, Received};
 
-use crate::worker::{FlowState, PortTotal, Totals};
+use crate::flows::Entry;
+use crate::worker::{FlowState, PeerTotal, PortTotal, Totals};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Of these messages and of what the descriptors mean.
@@ -51,8 +53,8 @@ pub enum Reply {
     /// With the descriptors [`Queue::fds`].
     Queue(Queue),
     End,
-    /// Worker by worker.
-    Paused(Vec<FlowState>),
+    /// Worker by worker, and entries of the table of flows from the host that were not in [`State::flows`].
+    Paused(Vec<FlowState>, Vec<Entry>),
     Gone(Books),
     /// The running daemon is in charge again.
     Aborted(String),
@@ -74,6 +76,8 @@ pub struct State {
     pub ports: Vec<Port>,
     /// MACs that ARP showed, by endpoint.
     pub learned: BTreeMap<String, [u8; 6]>,
+    /// The table of flows from the host.
+    pub flows: Vec<Entry>,
     /// Listeners by name.
     pub services: Vec<String>,
 }
@@ -116,15 +120,14 @@ pub struct Books {
     /// Of ports that are gone, by role.
     pub past_ports: BTreeMap<String, PortTotal>,
     pub routes: Vec<RouteTotal>,
-    /// Packets that were sent to each node, all routes and times together.
-    pub peers: BTreeMap<String, u64>,
+    /// By underlay address.
+    pub peers: BTreeMap<Ipv4Addr, PeerTotal>,
 }
 
 /// Packets that took a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTotal {
     pub prefix: Ipv4Net,
-    pub node: Option<String>,
     pub packets: u64,
 }
 

@@ -3,6 +3,7 @@
 use super::family as f;
 use super::{Set, Value};
 use crate::control::facts::{Facts, PortTotals, Shared};
+use crate::control::plan::PeerTotals;
 use crate::control::ports::PortFact;
 use crate::drop::{DropReason, PuntReason};
 use crate::port::losses;
@@ -27,6 +28,7 @@ pub(super) fn all(shared: &Shared, out: &mut Set) {
     pods(&totals, out);
     peers(shared, &facts, out);
     fib(&facts, out);
+    out.one(&f::FLOWS, facts.host_flows);
     felix(shared, &facts, out);
 }
 
@@ -47,12 +49,14 @@ fn ends(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
 
 fn workers(counters: &[std::sync::Arc<Counters>], out: &mut Set) {
     type Read = fn(&Counters) -> u64;
-    let each: [(&f::Family, Read); 9] = [
+    let each: [(&f::Family, Read); 11] = [
         (&f::RECEIVED, |c| c.received.get()),
         (&f::GENERATED, |c| c.generated.get()),
         (&f::SENT, |c| c.sent.get()),
         (&f::COALESCED, |c| c.coalesced.get()),
         (&f::HELD, |c| c.held.get()),
+        (&f::FLOWS_KEPT, |c| c.flows_kept.get()),
+        (&f::FLOWS_EVICTED, |c| c.flows_evicted.get()),
         (&f::TURNS, |c| c.turns.get()),
         (&f::IDLE_TURNS, |c| c.idle_turns.get()),
         (&f::SLEEPS, |c| c.sleeps.get()),
@@ -120,17 +124,21 @@ fn pods(totals: &[(&PortFact, PortTotals)], out: &mut Set) {
 }
 
 fn peers(shared: &Shared, facts: &Facts, out: &mut Set) {
-    let mut peers: BTreeMap<&str, u64> = BTreeMap::new();
-    for r in &facts.routes {
-        if let Some(node) = r.route.peer() {
-            *peers.entry(node).or_default() += shared.packets_to_node(r);
-        }
-    }
-    for (node, n) in &mut peers {
-        *n += facts.past_peers.get(*node).copied().unwrap_or(0);
-    }
+    let mut peers: Vec<(&str, PeerTotals)> =
+        facts.peers.iter().filter_map(|p| p.node.as_deref().map(|n| (n, shared.peer(p.counted)))).collect();
+    peers.sort_unstable_by_key(|(node, _)| *node);
     out.one(&f::PEERS_OMITTED, peers.len().saturating_sub(PEERS));
-    out.add(&f::PEER_PACKETS, peers.into_iter().take(PEERS).map(|(node, n)| ([node.to_owned()], n.into())));
+    peers.truncate(PEERS);
+    let both = |read: fn(&PeerTotals) -> [u64; 2]| {
+        let sample = move |(node, t): &(&str, PeerTotals)| {
+            let [to, from] = read(t);
+            let label = |direction: &str| [(*node).to_owned(), direction.to_owned()];
+            [(label("to-peer"), to.into()), (label("from-peer"), from.into())]
+        };
+        peers.iter().flat_map(sample).collect::<Vec<_>>()
+    };
+    out.add(&f::PEER_PACKETS, both(|t| [t.tx_packets, t.rx_packets]));
+    out.add(&f::PEER_BYTES, both(|t| [t.tx_bytes, t.rx_bytes]));
 }
 
 fn fib(facts: &Facts, out: &mut Set) {

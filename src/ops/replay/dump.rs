@@ -19,7 +19,8 @@ impl From<&Dump> for State {
             node: r.route.node().map(Into::into),
             via: r.route.via(),
         });
-        State::new(&d.node, &d.snapshot, ports, routes.collect(), cluster(&d.cluster, d.uplink_mtu))
+        let state = State::new(&d.node, &d.snapshot, ports, routes.collect(), cluster(&d.cluster, d.uplink_mtu));
+        State { flows: super::flow::saved(&d.flows), ..state }
     }
 }
 

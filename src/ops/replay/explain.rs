@@ -3,6 +3,7 @@
 
 use super::state::{BlockState, NodeState, PoolState, RouteState, State};
 use super::{Engine, ReplayError, probe, remedy, words};
+use crate::drop::PuntReason;
 use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
 use serde::Serialize;
 use std::net::Ipv4Addr;
@@ -130,12 +131,16 @@ pub fn explain(state: &State, q: &Question) -> Result<Explanation, ExplainError>
         headers: words::headers(&s.frame.bytes, engine.is_ethernet(engine.interface(s.port)), state.tunnel.port),
     });
     let out = out.collect();
+    let mut decision = Decision::new(state, q.dst, q.size);
+    if verdict.punted.iter().any(|(r, _)| *r == PuntReason::HostFlow) {
+        decision.next_hop = format!("this host's network stack ({}): {}", PuntReason::HostFlow, PuntReason::HostFlow.doc());
+    }
     Ok(Explanation {
         node: state.node.clone(),
         generation: state.generation,
         packet: probe::describe(q),
         entry,
-        decision: Decision::new(state, q.dst, q.size),
+        decision,
         verdict: verdict.to_string(),
         remedies: verdict.dropped.iter().map(|(r, _)| format!("{r}: {} {}", r.doc(), remedy::of(*r))).collect(),
         out,

@@ -5,6 +5,7 @@
 pub mod capture;
 mod dump;
 pub mod explain;
+pub mod flow;
 pub mod outer;
 mod probe;
 mod remedy;
@@ -93,6 +94,7 @@ impl Engine {
     pub fn new(state: &State) -> Result<Engine, ReplayError> {
         let (mut publisher, mut readers) = snapshot::channel(1);
         publisher.publish(state.snapshot()?);
+        flow::restore(publisher.flows(), &state.flows)?;
         let mailbox = Arc::new(Mailbox::new(Arc::new(Waker::new()?))?);
         let counters = Arc::new(Counters::default());
         let pool = FramePool::new(SLOTS.0, SLOTS.1)?;
@@ -111,7 +113,7 @@ impl Engine {
         for p in state.ports.iter().filter(|p| p.role != RoleState::Closed) {
             let (port, peer) = MemPort::pair(p.caps(), WIRE);
             let id = PortId(p.id);
-            engine.wires.push((id, p.medium.into(), peer));
+            engine.wires.push((id, p.medium, peer));
             if engine.mailbox.command(Command::AddPort { id, port: Box::new(port) }).is_err() {
                 engine.worker.turn_at(0);
                 return Err(io::Error::other("too many ports at once").into());
@@ -144,7 +146,7 @@ impl Engine {
 
     /// Whether frames of an interface start with an Ethernet header, as a capture on it would show them.
     pub fn is_ethernet(&self, interface: &str) -> bool {
-        self.on(interface).any(|p| p.role == RoleState::Uplink || Medium::from(p.medium) == Medium::Ethernet)
+        self.on(interface).any(|p| p.role == RoleState::Uplink || p.medium == Medium::Ethernet)
     }
 
     /// Checks the name of an interface.
@@ -160,7 +162,7 @@ impl Engine {
     pub fn feed(&mut self, interface: &str, frame: Wired, now_ms: u64) -> Result<Verdict, ReplayError> {
         self.known(interface)?;
         let ports: Vec<(PortId, Medium)> =
-            self.on(interface).filter(|p| p.role != RoleState::Closed).map(|p| (PortId(p.id), p.medium.into())).collect();
+            self.on(interface).filter(|p| p.role != RoleState::Closed).map(|p| (PortId(p.id), p.medium)).collect();
         let is_uplink = self.on(interface).any(|p| p.role == RoleState::Uplink);
         let entry = if is_uplink {
             outer::strip(&ports, self.tunnel.port, self.tunnel.node, frame)

@@ -1,8 +1,9 @@
 //! The data plane's state as a document: one snapshot, with the ports it was made for. Whoever has it can run the
 //! same packets through the same code, on any machine.
 
+use super::flow::FlowState;
 use crate::drop::{DropReason, PuntReason};
-use crate::fib::{AdjId, AdjKind, Adjacency, Rewrite, Table4};
+use crate::fib::{AdjId, AdjKind, Adjacency, PeerId, Rewrite, Table4};
 use crate::frame::{GsoSet, PortId};
 use crate::ops::trace::from_hex;
 use crate::port::{Caps, Medium, TxCsum};
@@ -31,7 +32,7 @@ pub enum StateError {
     Field { field: String, message: String },
 }
 
-fn fault(field: impl Into<String>, message: impl Into<String>) -> StateError {
+pub(super) fn fault(field: impl Into<String>, message: impl Into<String>) -> StateError {
     StateError::Field { field: field.into(), message: message.into() }
 }
 
@@ -49,6 +50,9 @@ pub struct State {
     /// By number.
     pub adjacencies: BTreeMap<u32, AdjacencyState>,
     pub routes: Vec<RouteState>,
+    /// Flows whose answers are the host stack's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowState>,
     /// What the routes follow from, for whoever asks why.
     #[serde(default)]
     pub cluster: ClusterState,
@@ -91,33 +95,6 @@ pub struct EndpointState {
     pub mac: Option<Mac>,
 }
 
-/// What the first byte of a frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MediumState {
-    Ethernet,
-    Ip,
-    VxlanUdp,
-}
-
-/// Who finishes the checksum of a frame that is sent with an unfinished one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ChecksumState {
-    Software,
-    SuperFrames,
-    Port,
-}
-
-/// Super-frames that a port or an adjacency takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GsoState {
-    pub tcp4: bool,
-    pub tcp6: bool,
-    pub udp: bool,
-}
-
 /// One port. Several may share an interface: sockets for VXLAN, IP-in-IP and what is sent unencapsulated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -126,11 +103,11 @@ pub struct PortState {
     pub interface: String,
     pub driver: String,
     pub role: RoleState,
-    pub medium: MediumState,
+    pub medium: Medium,
     /// Longest packet, bytes from L3 on.
     pub mtu: u32,
-    pub gso: GsoState,
-    pub checksum: ChecksumState,
+    pub gso: GsoSet,
+    pub checksum: TxCsum,
 }
 
 /// What a lookup answers.
@@ -148,7 +125,7 @@ pub struct AdjacencyState {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rewrite: String,
     pub mtu: u16,
-    pub gso: GsoState,
+    pub gso: GsoSet,
     pub partial_checksum: bool,
     pub joins: bool,
     pub peer: IpAddr,
@@ -220,7 +197,7 @@ pub struct NodeState {
 impl State {
     /// A snapshot with what is known around it. `routes` are those in force, by prefix.
     pub fn new(node: &str, snapshot: &Snapshot, ports: Vec<PortState>, routes: Vec<RouteState>, cluster: ClusterState) -> State {
-        let used: BTreeSet<u32> = routes.iter().map(|r| r.adjacency).collect();
+        let used: BTreeSet<u32> = routes.iter().map(|r| r.adjacency).chain([AdjId::HOST_FLOW.0]).collect();
         State {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -230,6 +207,7 @@ impl State {
             ports,
             adjacencies: used.into_iter().map(|id| (id, snapshot.adjacencies.get(AdjId(id)).into())).collect(),
             routes,
+            flows: Vec::new(),
             cluster,
         }
     }
@@ -282,15 +260,14 @@ impl State {
 
 impl TunnelState {
     fn tunnel(&self) -> Result<Tunnel, StateError> {
-        let set = |all: &[Ipv4Addr]| Arc::new(all.iter().map(|a| u32::from(*a)).collect());
         Ok(Tunnel {
             node: self.node,
             icmp_source: self.icmp_source,
             vtep_mac: self.vtep_mac,
             vni: Vni::new(self.vni).ok_or_else(|| fault("tunnel.vni", format!("{} is not a VNI, which has 24 bits", self.vni)))?,
             port: self.port,
-            senders: set(&self.senders),
-            nodes: set(&self.nodes),
+            senders: Arc::new(self.senders.iter().map(|a| (u32::from(*a), PeerId::NONE)).collect()),
+            nodes: Arc::new(self.nodes.iter().map(|a| u32::from(*a)).collect()),
             workloads_may_vxlan: self.workloads_may_vxlan,
             workloads_may_ipip: self.workloads_may_ipip,
         })
@@ -299,19 +276,19 @@ impl TunnelState {
 
 impl From<&Tunnel> for TunnelState {
     fn from(t: &Tunnel) -> TunnelState {
-        let sorted = |set: &rustc_hash::FxHashSet<u32>| {
-            let mut all: Vec<Ipv4Addr> = set.iter().map(|a| Ipv4Addr::from(*a)).collect();
+        fn sorted<'a>(all: impl Iterator<Item = &'a u32>) -> Vec<Ipv4Addr> {
+            let mut all: Vec<Ipv4Addr> = all.map(|a| Ipv4Addr::from(*a)).collect();
             all.sort_unstable();
             all
-        };
+        }
         TunnelState {
             node: t.node,
             icmp_source: t.icmp_source,
             vtep_mac: t.vtep_mac,
             vni: t.vni.get(),
             port: t.port,
-            senders: sorted(&t.senders),
-            nodes: sorted(&t.nodes),
+            senders: sorted(t.senders.keys()),
+            nodes: sorted(t.nodes.iter()),
             workloads_may_vxlan: t.workloads_may_vxlan,
             workloads_may_ipip: t.workloads_may_ipip,
         }
@@ -350,58 +327,6 @@ impl From<&PortRole> for RoleState {
     }
 }
 
-impl From<MediumState> for Medium {
-    fn from(m: MediumState) -> Medium {
-        match m {
-            MediumState::Ethernet => Medium::Ethernet,
-            MediumState::Ip => Medium::Ip,
-            MediumState::VxlanUdp => Medium::VxlanUdp,
-        }
-    }
-}
-
-impl From<Medium> for MediumState {
-    fn from(m: Medium) -> MediumState {
-        match m {
-            Medium::Ethernet => MediumState::Ethernet,
-            Medium::Ip => MediumState::Ip,
-            Medium::VxlanUdp => MediumState::VxlanUdp,
-        }
-    }
-}
-
-impl From<ChecksumState> for TxCsum {
-    fn from(c: ChecksumState) -> TxCsum {
-        match c {
-            ChecksumState::Software => TxCsum::Software,
-            ChecksumState::SuperFrames => TxCsum::SuperFrames,
-            ChecksumState::Port => TxCsum::Port,
-        }
-    }
-}
-
-impl From<TxCsum> for ChecksumState {
-    fn from(c: TxCsum) -> ChecksumState {
-        match c {
-            TxCsum::Software => ChecksumState::Software,
-            TxCsum::SuperFrames => ChecksumState::SuperFrames,
-            TxCsum::Port => ChecksumState::Port,
-        }
-    }
-}
-
-impl From<GsoState> for GsoSet {
-    fn from(g: GsoState) -> GsoSet {
-        GsoSet { tcp4: g.tcp4, tcp6: g.tcp6, udp: g.udp }
-    }
-}
-
-impl From<GsoSet> for GsoState {
-    fn from(g: GsoSet) -> GsoState {
-        GsoState { tcp4: g.tcp4, tcp6: g.tcp6, udp: g.udp }
-    }
-}
-
 impl PortState {
     pub fn new(id: PortId, interface: &str, role: &PortRole, caps: &Caps) -> PortState {
         PortState {
@@ -409,16 +334,16 @@ impl PortState {
             interface: interface.to_owned(),
             driver: caps.driver.into(),
             role: role.into(),
-            medium: caps.medium.into(),
+            medium: caps.medium,
             mtu: caps.mtu,
-            gso: caps.gso.into(),
-            checksum: caps.tx_csum.into(),
+            gso: caps.gso,
+            checksum: caps.tx_csum,
         }
     }
 
     /// The port as forwarding sees it.
     pub fn caps(&self) -> Caps {
-        Caps { driver: "replay", medium: self.medium.into(), mtu: self.mtu, gso: self.gso.into(), tx_csum: self.checksum.into(), queue: 0 }
+        Caps { driver: "replay", medium: self.medium, mtu: self.mtu, gso: self.gso, tx_csum: self.checksum, queue: 0 }
     }
 }
 
@@ -432,10 +357,11 @@ impl AdjacencyState {
             kind: self.kind()?,
             port: self.port.map_or(PortId::NONE, PortId),
             mtu: self.mtu,
-            gso: self.gso.into(),
+            gso: self.gso,
             partial_csum: self.partial_checksum,
             joins: self.joins,
             peer: self.peer,
+            node: PeerId::NONE,
         })
     }
 
@@ -472,7 +398,7 @@ impl From<&Adjacency> for AdjacencyState {
             port: (a.port != PortId::NONE).then_some(a.port.0),
             rewrite: format!("{:?}", a.rewrite),
             mtu: a.mtu,
-            gso: a.gso.into(),
+            gso: a.gso,
             partial_checksum: a.partial_csum,
             joins: a.joins,
             peer: a.peer,

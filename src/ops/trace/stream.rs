@@ -1,10 +1,12 @@
 //! The API's answer to a request for a trace: records as they come, one JSON value a line.
 
 use crate::control::facts::TapError;
+use crate::frame::PortId;
 use crate::ops::server::{self, Answer, Connection};
 use crate::ops::source::Source;
 use crate::ops::view::TraceLine;
 use crate::worker::tap::{Record, Tap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const BEAT: u32 = 50;
 /// How long a trace waits for the one before to end.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long the names of interfaces are good for.
+const NAMES_FOR: Duration = Duration::from_secs(1);
 
 /// Path of the trace: `?filter=EXPRESSION&count=N`, percent-encoded.
 pub const TRACE: &str = "/v1/trace";
@@ -76,19 +81,43 @@ pub async fn serve(mut stream: Connection, source: Arc<dyn Source>, query: Strin
     result
 }
 
+/// The interfaces by port, asked for again when a port turns up that is not among them, and now and then because a number
+/// may have been given to another.
+struct Names {
+    all: BTreeMap<PortId, String>,
+    asked: Option<Instant>,
+}
+
+impl Names {
+    /// Whether every port of the records has a name that is still good.
+    fn cover_all(&self, records: &[Record]) -> bool {
+        let named = |r: &Record| self.all.contains_key(&r.port) && r.sent.iter().all(|(port, _)| self.all.contains_key(port));
+        self.asked.is_some_and(|t| t.elapsed() < NAMES_FOR) && records.iter().all(named)
+    }
+
+    /// The control plane is asked: not on the thread that answers everybody.
+    async fn cover(&mut self, source: &Arc<dyn Source>, records: &[Record]) -> io::Result<&BTreeMap<PortId, String>> {
+        if !self.cover_all(records) {
+            let asked = source.clone();
+            self.all = tokio::task::spawn_blocking(move || asked.interfaces()).await.map_err(io::Error::other)?;
+            self.asked = Some(Instant::now());
+        }
+        Ok(&self.all)
+    }
+}
+
 async fn send_trace(stream: &mut Connection, source: &Arc<dyn Source>, tap: &Tap) -> io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n").await?;
     let mut quiet = 0;
+    let mut names = Names { all: BTreeMap::new(), asked: None };
     loop {
         let over = tap.is_over();
         let mut lines = Vec::new();
         let records: Vec<Record> = std::iter::from_fn(|| tap.next()).collect();
         if !records.is_empty() {
-            // The control plane is asked: not on the thread that answers everybody.
-            let asked = source.clone();
-            let names = tokio::task::spawn_blocking(move || asked.interfaces()).await.map_err(io::Error::other)?;
+            let names = names.cover(source, &records).await?;
             for r in &records {
-                line(&mut lines, &TraceLine::Packet(super::row(r, &names).into()))?;
+                line(&mut lines, &TraceLine::Packet(super::row(r, names).into()))?;
             }
         }
         quiet = if lines.is_empty() { quiet + 1 } else { 0 };

@@ -20,6 +20,8 @@ const CREDENTIALS: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Kubeconfig(PathBuf),
+    /// Another context of a kubeconfig than the current one.
+    Context(PathBuf, String),
     /// The service account of the pod that this process runs in.
     InCluster,
 }
@@ -135,21 +137,30 @@ fn client(source: &Source, loaded: &Loaded) -> Result<Client, OpenError> {
 fn fault(source: &Source, e: &dyn std::error::Error) -> OpenError {
     let message = std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ");
     match source {
-        Source::Kubeconfig(path) => OpenError::Kubeconfig { path: path.clone(), message },
+        Source::Kubeconfig(path) | Source::Context(path, _) => OpenError::Kubeconfig { path: path.clone(), message },
         Source::InCluster => OpenError::InCluster { message },
     }
 }
 
+async fn of_kubeconfig(source: &Source, path: &Path, context: Option<&str>) -> Result<Config, OpenError> {
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| fault(source, &e))?;
+    if let Some(name) = context.filter(|name| kubeconfig.contexts.iter().all(|c| c.name != **name)) {
+        let known: Vec<&str> = kubeconfig.contexts.iter().map(|c| c.name.as_str()).collect();
+        let message = format!("there is no context {name:?}; it has {}", known.join(", "));
+        return Err(OpenError::Kubeconfig { path: path.to_owned(), message });
+    }
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| fault(source, &e))
+}
+
 async fn load(source: &Source) -> Result<Loaded, OpenError> {
     let mut config = match source {
-        Source::Kubeconfig(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|e| fault(source, &e))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| fault(source, &e))?
-        }
+        Source::Kubeconfig(path) => of_kubeconfig(source, path, None).await?,
+        Source::Context(path, context) => of_kubeconfig(source, path, Some(context)).await?,
         Source::InCluster => Config::incluster_env().map_err(|e| fault(source, &e))?,
     };
     let mut files: Vec<PathBuf> = config.root_cert_file.iter().cloned().collect();
-    if let Source::Kubeconfig(path) = source {
+    if let Source::Kubeconfig(path) | Source::Context(path, _) = source {
         files.push(path.clone());
     }
     let auth = &config.auth_info;
