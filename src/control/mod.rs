@@ -22,5 +22,6 @@ pub mod ports;
 pub mod probe;
 pub mod resources;
 pub mod selector;
+pub mod takeover;
 pub mod tally;
 pub mod yaml;

@@ -39,6 +39,8 @@ pub struct Tally {
     pub beats: AtomicU64,
     /// Every worker forwards by a snapshot of the cluster's state. Stays true from then on.
     pub programmed: AtomicBool,
+    /// The control task has panicked, and the process waits to be replaced.
+    pub panicked: AtomicBool,
 }
 
 impl Tally {
@@ -52,6 +54,10 @@ impl Tally {
 
     pub fn beat(&self) {
         self.beats.fetch_add(1, Relaxed);
+    }
+
+    pub fn set_panicked(&self) {
+        self.panicked.store(true, Relaxed);
     }
 
     pub fn set_programmed(&self) {

@@ -1,6 +1,6 @@
 //! Health for a kubelet's probes: `/liveness` and `/readiness`, 200 or 503, and why.
 //!
-//! Live: every worker turns, and so does the control task; else the process must be restarted. Ready: the datastore is
+//! Live: every worker turns, and the control task turns and has not panicked; else the process must be restarted. Ready: the datastore is
 //! in sync, and every worker forwards by what it says. Like Felix's, readiness follows the present state of the
 //! datastore; forwarding does not depend on it.
 
@@ -96,7 +96,11 @@ impl Health {
 impl Handler for Health {
     fn get(&self, path: &str, _query: Option<&str>) -> Answer {
         let why = match path {
-            "/liveness" => self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).stuck(),
+            "/liveness" => {
+                let stuck = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).stuck();
+                let panicked = self.shared.tally().panicked.load(Relaxed).then(|| "the control task has panicked".to_owned());
+                stuck.into_iter().chain(panicked).collect()
+            }
             "/readiness" => self.unready(),
             _ => return Answer::error(server::NOT_FOUND, "no such resource; there are /liveness, /readiness"),
         };
@@ -163,6 +167,9 @@ mod tests {
         assert!(get("/readiness").1.contains("not in force on every worker"));
         shared.tally().set_programmed();
         assert_eq!(get("/readiness"), ("200".into(), "ok\n".into()));
+        shared.tally().set_panicked();
+        assert_eq!(get("/liveness"), ("503".into(), "the control task has panicked\n".into()));
+        shared.tally().panicked.store(false, Relaxed);
         shared.answer(Facts::default);
         assert_eq!(get("/readiness").0, "503", "the datastore's state counts, not that it once was in sync");
         let start = Instant::now();
