@@ -13,6 +13,9 @@ pub struct Args {
     /// The node's configuration
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+    /// Take the place of the daemon that runs here, without losing packets; if none runs, just start
+    #[arg(long)]
+    takeover: bool,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -26,6 +29,6 @@ pub fn run(args: &Args) -> Outcome {
     {
         installer.start()?;
     }
-    crate::ops::run(&args.config)?;
+    crate::ops::run(&args.config, args.takeover)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -69,7 +69,8 @@ impl Installer {
     pub fn start(self) -> Result<(), CniError> {
         let run = move || {
             let client = Client::new(&self.socket);
-            while !client.status().is_ok_and(|s| s.in_sync) {
+            // The daemon that answers may be another one, whose place this one is about to take.
+            while !client.status().is_ok_and(|s| s.in_sync && s.pid == std::process::id()) {
                 std::thread::sleep(PAUSE);
             }
             let mut told = String::new();

@@ -19,11 +19,13 @@ use crate::worker::Counters;
 use crate::worker::tap::{FilterError, Tap};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -219,13 +221,15 @@ struct State<T> {
     /// Questions so far, and how many of them `last` is younger than.
     questions: u64,
     answers: u64,
+    /// Since when there is a question without an answer.
+    waiting: Option<Instant>,
     /// Nobody answers.
     closed: bool,
 }
 
 impl<T> Board<T> {
     fn new(first: T) -> Board<T> {
-        let state = State { last: Arc::new(first), questions: 0, answers: 0, closed: false };
+        let state = State { last: Arc::new(first), questions: 0, answers: 0, waiting: None, closed: false };
         Board { state: Mutex::new(state), asked: Notify::new(), answered: Condvar::new() }
     }
 
@@ -238,6 +242,9 @@ impl<T> Board<T> {
         let mut state = self.lock();
         state.questions += 1;
         let question = state.questions;
+        if !state.closed {
+            state.waiting.get_or_insert_with(Instant::now);
+        }
         self.asked.notify_one();
         let open = |s: &mut State<T>| s.answers < question && !s.closed;
         let (state, _) = self.answered.wait_timeout_while(state, PATIENCE, open).unwrap_or_else(PoisonError::into_inner);
@@ -255,12 +262,16 @@ impl<T> Board<T> {
         let last = Arc::new(answer());
         let mut state = self.lock();
         (state.last, state.answers) = (last, questions);
+        if state.questions == questions {
+            state.waiting = None;
+        }
         self.answered.notify_all();
     }
 
     /// No answers any more: the last one stands.
     fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        (state.closed, state.waiting) = (true, None);
         self.answered.notify_all();
     }
 }
@@ -278,6 +289,8 @@ pub struct Shared {
     monitoring: watch::Sender<Monitoring>,
     /// What keeps a service from being offered, by the service.
     faults: RwLock<BTreeMap<&'static str, String>>,
+    /// What the services listen on, by service: where, and a duplicate for a successor.
+    listeners: Mutex<BTreeMap<String, (String, OwnedFd)>>,
 }
 
 impl Shared {
@@ -295,6 +308,7 @@ impl Shared {
             probes: Arc::default(),
             monitoring: watch::Sender::default(),
             faults: RwLock::default(),
+            listeners: Mutex::default(),
         }
     }
 
@@ -391,6 +405,23 @@ impl Shared {
         });
     }
 
+    /// Takes the listener that the daemon before had for a service, if it was there; forgets one that was elsewhere.
+    pub fn take_listener(&self, service: &str, at: &str) -> Option<OwnedFd> {
+        let (there, fd) = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(service)?;
+        (there == at).then_some(fd)
+    }
+
+    /// Keeps a service's listener for a successor.
+    pub fn keep_listener(&self, service: &str, at: &str, fd: OwnedFd) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(service.to_owned(), (at.to_owned(), fd));
+    }
+
+    /// Duplicates of all that are kept, by `service at`.
+    pub fn listeners(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let kept = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().map(|(service, (at, fd))| Ok((format!("{service} {at}"), fd.try_clone()?))).collect()
+    }
+
     /// Says why a service is not offered, or that it is.
     pub fn fault(&self, service: &'static str, why: Option<String>) {
         let mut faults = self.faults.write().unwrap_or_else(PoisonError::into_inner);
@@ -405,7 +436,18 @@ impl Shared {
     pub fn problems(&self, facts: &Facts) -> Vec<String> {
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         let own = faults.iter().map(|(service, why)| format!("{service}: {why}"));
-        facts.problems.iter().cloned().chain(own).chain(self.probes.summary().problems).collect()
+        facts.problems.iter().cloned().chain(own).chain(self.silence()).chain(self.probes.summary().problems).collect()
+    }
+
+    /// That the control plane does not answer, if it does not.
+    fn silence(&self) -> Option<String> {
+        let since = self.facts.lock().waiting?.elapsed();
+        (since >= PATIENCE).then(|| {
+            let seconds = since.as_secs();
+            format!(
+                "control plane: no answer for {seconds} s; packets are forwarded by what it said last; if it goes on, restart (`systemctl restart tortie`)"
+            )
+        })
     }
 
     /// How many services are not offered.

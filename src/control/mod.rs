@@ -26,5 +26,6 @@ pub mod probe;
 pub mod processes;
 pub mod resources;
 pub mod selector;
+pub mod takeover;
 pub mod tally;
 pub mod yaml;

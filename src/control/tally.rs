@@ -44,6 +44,8 @@ pub struct Tally {
     in_sync: AtomicBool,
     /// Every worker forwards by a snapshot of the cluster's state. Stays true from then on.
     pub programmed: AtomicBool,
+    /// The control task has panicked, and the process waits to be replaced.
+    pub panicked: AtomicBool,
 }
 
 impl Tally {
@@ -73,6 +75,10 @@ impl Tally {
 
     pub fn beat(&self) {
         self.beats.fetch_add(1, Relaxed);
+    }
+
+    pub fn set_panicked(&self) {
+        self.panicked.store(true, Relaxed);
     }
 
     pub fn set_programmed(&self) {

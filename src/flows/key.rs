@@ -8,7 +8,7 @@ const ICMP_HEADER: usize = 8;
 const TCP_FLAGS: usize = 13;
 
 /// One direction of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Key {
     /// Source and destination.
     pub(super) addresses: u64,

@@ -14,6 +14,7 @@ pub use key::Key;
 
 use crate::wire::ipv4;
 use key::Packet;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// Slots of a bucket: one byte of a word for each.
@@ -45,7 +46,7 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 
 /// How far a flow is; decides how long it may be idle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     Opening,
     Open,
@@ -139,7 +140,7 @@ pub struct Kept {
 }
 
 /// An entry as others see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The direction that is punted.
     pub key: Key,

@@ -189,6 +189,13 @@ impl Counters {
         }
     }
 
+    /// Counts packets that another has counted.
+    pub(super) fn hits_add(&self, adj: AdjId, n: u64) {
+        if let Some(c) = self.adjacencies.get(adj.index()) {
+            c.add(n);
+        }
+    }
+
     /// Packets that took an adjacency; `None` if it is not counted.
     pub fn hits(&self, adj: AdjId) -> Option<u64> {
         self.adjacencies.get(adj.index()).map(Counter::get)

@@ -4,6 +4,7 @@
 //! Every frame given to [`Forwarder::process`] ends as sent, punted, dropped under a reason, joined to another
 //! (coalesced), or held for a neighbour, and is counted as such; [`Counters::balance`] states the law.
 
+pub mod carry;
 pub mod claim;
 pub mod counters;
 pub mod decap;

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::future::Future;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
@@ -181,6 +182,19 @@ pub fn bind(path: &Path) -> Result<Listener, ServeError> {
             let _ = fs::remove_file(&temporary);
             Err(fail("set up")(e))
         }
+    }
+}
+
+/// Goes on with the socket of the daemon before, which has left its file.
+pub fn adopt(path: &Path, fd: OwnedFd) -> Result<Listener, ServeError> {
+    let m = fs::symlink_metadata(path).map_err(|source| ServeError::Io { what: "look at", path: path.to_owned(), source })?;
+    Ok(Listener { inner: fd.into(), path: path.to_owned(), identity: (m.dev(), m.ino()) })
+}
+
+impl Listener {
+    /// For a successor.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(self.inner.try_clone()?.into())
     }
 }
 

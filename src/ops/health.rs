@@ -1,8 +1,8 @@
 //! Health for a kubelet's probes: `/liveness` and `/readiness`, 200 or 503, and why.
 //!
-//! Live: every worker turns, and so does the control task; else the process must be restarted. Ready: the datastore is
-//! in sync, and every worker forwards by what it says. Both are read from counts: a probe asks the control task for
-//! nothing.
+//! Live: every worker turns, and the control task turns and has not panicked; else the process must be restarted.
+//! Ready: the datastore is in sync, and every worker forwards by what it says. Both are read from counts: a probe asks
+//! the control task for nothing.
 
 use super::server::{self, Answer, Handler};
 use crate::control::facts::Shared;
@@ -95,7 +95,11 @@ impl Health {
 impl Handler for Health {
     fn get(&self, path: &str, _query: Option<&str>) -> Answer {
         let why = match path {
-            "/liveness" => self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).stuck(),
+            "/liveness" => {
+                let stuck = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).stuck();
+                let panicked = self.shared.tally().panicked.load(Relaxed).then(|| "the control task has panicked".to_owned());
+                stuck.into_iter().chain(panicked).collect()
+            }
             "/readiness" => self.unready(),
             _ => return Answer::error(server::NOT_FOUND, "no such resource; there are /liveness, /readiness"),
         };
@@ -160,6 +164,9 @@ mod tests {
         assert!(get("/readiness").1.contains("not in force on every worker"));
         shared.tally().set_programmed();
         assert_eq!(get("/readiness"), ("200".into(), "ok\n".into()));
+        shared.tally().set_panicked();
+        assert_eq!(get("/liveness"), ("503".into(), "the control task has panicked\n".into()));
+        shared.tally().panicked.store(false, Relaxed);
         let start = Instant::now();
         (0..12).for_each(|s| dog.lock().unwrap().look(&shared, start + Duration::from_secs(s)));
         assert_eq!(get("/liveness"), ("503".into(), "worker 0 has not turned for 11 s\n".into()));

@@ -8,6 +8,7 @@ use crate::control::facts::Shared;
 use crate::control::model::Endpoint;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -63,11 +64,18 @@ impl Server {
         }
         self.at = wanted;
         let Some(at) = &self.at else {
+            shared.take_listener(self.name, "");
             shared.fault(self.name, None);
             return tracing::info!("{}: off", self.name);
         };
-        match listen(at).await {
-            Ok(listener) => {
+        let name = format!("{}:{}", at.host, at.port);
+        let listener = match shared.take_listener(self.name, &name) {
+            Some(fd) => TcpListener::from_std(fd.into()),
+            None => listen(at).await,
+        };
+        match listener.and_then(|l| Ok((l.as_fd().try_clone_to_owned()?, l))) {
+            Ok((duplicate, listener)) => {
+                shared.keep_listener(self.name, &name, duplicate);
                 let socket = Socket::Tcp(listener);
                 let handler = self.handler.clone();
                 self.task = Some(tokio::spawn(async move { server::serve(&socket, handler).await }));

@@ -11,12 +11,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// The API among the listeners that a successor is given.
+const API: &str = "api";
 /// How long answers under way may hold up the end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the node daemon with its services, until SIGTERM or SIGINT.
-pub fn run(config: &Path) -> Result<(), DaemonError> {
-    daemon::run(config, serve)
+/// Runs the node daemon with its services, until SIGTERM or SIGINT; `takeover`: in the place of one that runs.
+pub fn run(config: &Path, takeover: bool) -> Result<(), DaemonError> {
+    daemon::run(config, takeover, serve)
 }
 
 /// The thread; dropping this ends it, and waits.
@@ -38,7 +40,12 @@ impl Drop for Offer {
 }
 
 fn serve(socket: &Path, shared: Arc<Shared>) -> Result<Service, Box<dyn std::error::Error + Send + Sync>> {
-    let listener = api::bind(socket)?;
+    let at = socket.display().to_string();
+    let listener = match shared.take_listener(API, &at) {
+        Some(fd) => api::adopt(socket, fd)?,
+        None => api::bind(socket)?,
+    };
+    shared.keep_listener(API, &at, listener.duplicate()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let (end, ended) = oneshot::channel::<io::Result<()>>();

@@ -4,6 +4,7 @@
 //! stays in its own file. [`open`] chooses among them.
 
 pub mod error;
+pub mod handles;
 pub mod icmp;
 pub mod losses;
 pub mod mem;
@@ -26,6 +27,7 @@ mod whole;
 pub mod xsk;
 
 pub use error::OpenError;
+pub use handles::Handles;
 
 use crate::drop::DropReason;
 use crate::fib::AdjKind;
@@ -129,6 +131,17 @@ pub trait Port: Send {
 
     /// Readable when `rx_burst` would return frames. `None`: the port must be polled (memory ports).
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// As `rx_burst`, but asks the kernel for nothing: only what this port has received and still keeps.
+    fn rx_kept(&mut self, _pool: &mut FramePool, _out: &mut Batch) -> io::Result<RxReport> {
+        Ok(RxReport::default())
+    }
+
+    /// What another process needs to go on with this queue; `None` if its memory is this process's.
+    /// Errors: too many open descriptors.
+    fn handles(&self) -> io::Result<Option<Handles>> {
+        Ok(None)
+    }
 
     /// Where to read what the kernel lost on this queue; asked before a worker gets the port.
     fn losses(&self) -> Vec<losses::LossReader> {

@@ -2,7 +2,7 @@
 //! one that was refused.
 
 use super::xsk::{self, RingSizes, Steering, XskMode, XskSpec, ZeroCopy};
-use super::{OpenError, Port, packet, raw, sys, tun, udp};
+use super::{Handles, OpenError, Port, packet, raw, sys, tun, udp};
 use crate::frame::Umem;
 use crate::wire::vxlan::Vni;
 use std::net::Ipv4Addr;
@@ -45,6 +45,13 @@ pub struct UplinkSpec<'a> {
     pub whole: bool,
     /// The memory of each worker's pool: as many queues are opened.
     pub umems: &'a [Umem],
+}
+
+/// An open port of another process: for each of its numbers the queues, worker by worker.
+pub struct Inherited {
+    pub sets: Vec<Vec<Handles>>,
+    /// What was refused when it was opened.
+    pub refused: Vec<String>,
 }
 
 /// A queue for each worker.
@@ -146,6 +153,28 @@ fn uplink_xdp(spec: &UplinkSpec<'_>, zero_copy: ZeroCopy) -> Result<Vec<xsk::Xsk
         busy_poll: spec.busy_poll,
         rings: RingSizes::UPLINK,
     })
+}
+
+/// Goes on with the socket uplink of another process. What was not open there is not here either.
+pub fn adopt_uplink(spec: &UplinkSpec<'_>, from: Inherited) -> Result<OpenedUplink, OpenError> {
+    let mut sets = from.sets.into_iter();
+    let mut set = || sets.next().unwrap_or_default();
+    let (whole, queues) = (spec.whole, spec.umems.len() as u16);
+    let vxlan = udp::adopt(&udp::UdpSpec { node: spec.node, port: spec.port, queues, interface: spec.interface, whole }, set())?;
+    let ipip = raw::adopt(&raw::RawSpec { node: spec.node, queues, interface: spec.interface, whole }, set())?;
+    let direct = packet::adopt(spec.interface, set())?;
+    let ports = UplinkPorts::Split { vxlan: boxed(vxlan), ipip: boxed(ipip), direct: boxed(direct) };
+    Ok(OpenedUplink { ports, refused: from.refused })
+}
+
+/// Goes on with another process's ports on a pod's veth.
+pub fn adopt_veth(interface: &str, from: Inherited) -> Result<Opened, OpenError> {
+    Ok(Opened { queues: boxed(packet::adopt(interface, from.sets.into_iter().next().unwrap_or_default())?), refused: from.refused })
+}
+
+/// Goes on with another process's TUN or TAP device.
+pub fn adopt_tuntap(spec: &tun::TunSpec, from: Inherited) -> Result<Opened, OpenError> {
+    Ok(Opened { queues: boxed(tun::adopt(spec, from.sets.into_iter().next().unwrap_or_default())?), refused: from.refused })
 }
 
 /// Without VXLAN's socket there is no socket uplink; without the others their routes drop, and that is said.

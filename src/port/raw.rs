@@ -12,7 +12,7 @@ use super::losses::{Kind, LossReader, Observed};
 use super::mmsg::{self, Readiness, Refusal, SendTable};
 use super::receive::{Joined, Receiver};
 use super::whole::{self, Device, Outcome};
-use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys, vnet};
+use super::{Caps, Handles, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys, vnet};
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, GsoKind, GsoSet};
 use crate::wire::{ether, ipv4, put16};
 use std::io;
@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The device that super-frames go through; it goes with the process.
 pub const SUPER_FRAME_DEVICE: &str = "tunl-tortie-ip4";
 
+const DRIVER: &str = "raw";
 const RCVBUF: libc::c_int = 16 << 20;
 const SNDBUF: libc::c_int = 4 << 20;
 
@@ -67,8 +68,7 @@ pub fn open(spec: &RawSpec<'_>) -> Result<Vec<RawPort>, OpenError> {
             hint: "the number of queues must be at least 1",
         });
     }
-    let mtu = sys::Link::new(spec.interface).and_then(|mut l| l.mtu());
-    let mtu = mtu.map_err(|e| OpenError::io(format!("read the MTU of {}", spec.interface), e))?;
+    let mtu = mtu_of(spec)?;
     let device = whole::Spec {
         name: SUPER_FRAME_DEVICE,
         queues: spec.queues,
@@ -85,6 +85,23 @@ pub fn open(spec: &RawSpec<'_>) -> Result<Vec<RawPort>, OpenError> {
     devices.reverse();
     let open = |queue| open_queue(spec, queue, mtu, devices.pop()).map(|p| RawPort { refusal: refusal.clone(), ..p });
     (0..spec.queues).map(open).collect()
+}
+
+/// Goes on with the ports of another process that was given the same `spec`.
+pub fn adopt(spec: &RawSpec<'_>, queues: Vec<Handles>) -> Result<Vec<RawPort>, OpenError> {
+    let mtu = mtu_of(spec)?;
+    let adopt = |(mut h, queue): (Handles, u16)| {
+        h.expect(DRIVER)?;
+        let device = Device::adopt(&mut h)?;
+        let port = queue_of(h.take("rx")?, h.take("tx")?, queue, mtu, device);
+        port.map_err(|e| OpenError::io(format!("IP-in-IP on {}: wait for packets", spec.node), e))
+    };
+    queues.into_iter().zip(0..).map(adopt).collect()
+}
+
+fn mtu_of(spec: &RawSpec<'_>) -> Result<u32, OpenError> {
+    let mtu = sys::Link::new(spec.interface).and_then(|mut l| l.mtu());
+    mtu.map_err(|e| OpenError::io(format!("read the MTU of {}", spec.interface), e))
 }
 
 fn open_queue(spec: &RawSpec<'_>, queue: u16, mtu: u32, device: Option<Device>) -> Result<RawPort, OpenError> {
@@ -108,10 +125,14 @@ fn open_queue(spec: &RawSpec<'_>, queue: u16, mtu: u32, device: Option<Device>) 
     let tx = sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW).map_err(|e| failed("open sending socket", e))?;
     mmsg::set_buffer(&tx, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SNDBUF).map_err(|e| failed("set buffer size", e))?;
     mmsg::bind(&tx, at).map_err(|e| failed("bind", e))?;
-    let ready = Readiness::new(&rx).map_err(|e| failed("wait for packets", e))?;
+    queue_of(rx, tx, queue, mtu, device).map_err(|e| failed("wait for packets", e))
+}
+
+fn queue_of(rx: OwnedFd, tx: OwnedFd, queue: u16, mtu: u32, device: Option<Device>) -> io::Result<RawPort> {
+    let ready = Readiness::new(&rx)?;
     let gso = GsoSet { tcp4: device.is_some(), ..GsoSet::NONE };
     let tx_csum = if device.is_some() { TxCsum::SuperFrames } else { TxCsum::Software };
-    let caps = Caps { driver: "raw", medium: Medium::Ip, mtu, gso, tx_csum, queue };
+    let caps = Caps { driver: DRIVER, medium: Medium::Ip, mtu, gso, tx_csum, queue };
     let received = Receiver::new(|_, _| Joined::NOT);
     let io = Io { rx: Observed::new(rx), tx, received, ready, sending: SendTable::new(BURST, BURST), device };
     Ok(RawPort { caps, refusal: None, io: Some(io) })
@@ -186,6 +207,22 @@ impl Port for RawPort {
             }
         }
         Ok(report)
+    }
+
+    fn rx_kept(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport> {
+        let io = self.io.as_mut().ok_or_else(released)?;
+        let report = io.received.rest(pool, out);
+        io.ready.set_held(io.received.holds());
+        Ok(report)
+    }
+
+    fn handles(&self) -> io::Result<Option<Handles>> {
+        let io = self.io.as_ref().ok_or_else(released)?;
+        let mut h = Handles::new(DRIVER);
+        h.add("rx", &io.rx)?;
+        h.add("tx", &io.tx)?;
+        io.device.as_ref().map_or(Ok(()), |d| d.handles(&mut h))?;
+        Ok(Some(h))
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

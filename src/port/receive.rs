@@ -92,6 +92,13 @@ impl Receiver {
         Ok(report)
     }
 
+    /// As [`Receiver::burst`] from what was received already.
+    pub fn rest(&mut self, pool: &mut FramePool, out: &mut Batch) -> RxReport {
+        let mut report = RxReport::default();
+        while out.room() > 0 && self.holds() && self.deliver(pool, out, &mut report) {}
+        report
+    }
+
     /// Receives up to `room` datagrams; false if the socket has no more, or the pool no slots.
     fn fill(&mut self, fd: BorrowedFd<'_>, pool: &mut FramePool, room: usize) -> io::Result<bool> {
         let mut armed = 0;

@@ -8,7 +8,7 @@
 use super::nl::{self, Netlink, Request};
 use super::pair::Pair;
 use super::sys::{self, Link};
-use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, tun_steer, vnet};
+use super::{Caps, Handles, Medium, OpenError, Port, RxReport, TxCsum, TxReport, tun_steer, vnet};
 use crate::frame::{Batch, Frame, FramePool, GsoSet};
 use crate::wire::Mac;
 use std::fs::{File, OpenOptions};
@@ -99,15 +99,33 @@ fn open_here(spec: &TunSpec) -> Result<Vec<TunPort>, OpenError> {
     }
     set_persist(&files[0], spec.persist).map_err(|e| fail("TUNSETPERSIST", e))?;
     configure(spec).map_err(|(step, e)| fail(step, e))?;
+    Ok(ports(spec, files, gso))
+}
+
+/// Goes on with the device's queues of another process that was given the same `spec`.
+pub fn adopt(spec: &TunSpec, queues: Vec<Handles>) -> Result<Vec<TunPort>, OpenError> {
+    let take = |mut h: Handles| h.expect(driver(spec.mode)).and_then(|()| h.take("file")).map(File::from);
+    let files = queues.into_iter().map(take).collect::<Result<Vec<File>, OpenError>>()?;
+    let Some(first) = files.first() else { return Ok(Vec::new()) };
+    // They are set already: this tells which.
+    let gso = offload(first).map_err(|e| OpenError::io(format!("{}: TUNSETOFFLOAD", spec.name), e))?;
+    Ok(ports(spec, files, gso))
+}
+
+fn driver(mode: TunMode) -> &'static str {
+    if mode == TunMode::Tap { "tap" } else { "tun" }
+}
+
+fn ports(spec: &TunSpec, files: Vec<File>, gso: GsoSet) -> Vec<TunPort> {
     let caps = |queue| Caps {
-        driver: if spec.mode == TunMode::Tap { "tap" } else { "tun" },
+        driver: driver(spec.mode),
         medium: if spec.mode == TunMode::Tap { Medium::Ethernet } else { Medium::Ip },
         mtu: u32::from(spec.mtu),
         gso,
         tx_csum: TxCsum::Port,
         queue,
     };
-    Ok(files.into_iter().zip(0..).map(|(file, queue)| TunPort { caps: caps(queue), file }).collect())
+    files.into_iter().zip(0..).map(|(file, queue)| TunPort { caps: caps(queue), file }).collect()
 }
 
 /// One more queue of the device, whose frames have a virtio-net header of `header` bytes.
@@ -321,6 +339,12 @@ impl Port for TunPort {
             pool.give(frame);
         }
         Ok(report)
+    }
+
+    fn handles(&self) -> io::Result<Option<Handles>> {
+        let mut h = Handles::new(self.caps.driver);
+        h.add("file", &self.file)?;
+        Ok(Some(h))
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -4,11 +4,11 @@
 //!
 //! A socket cannot say that a packet holds a super-frame; the virtio-net header in front of a TAP's frames can.
 
-use super::OpenError;
 use super::losses::{Kind, LossReader, Observed};
 use super::sys::Link;
 use super::tcx::{self, Insn, insn};
 use super::tun::{self, TunMode};
+use super::{Handles, OpenError};
 use crate::wire::{ether, ipv4};
 use std::fs::{self, File};
 use std::io;
@@ -34,7 +34,7 @@ pub struct Spec {
 pub struct Device {
     file: File,
     /// Held only to be closed; shared by the queues.
-    _link: Arc<OwnedFd>,
+    link: Arc<OwnedFd>,
     /// The first queue's: packets that the program dropped.
     dropped: Option<Observed>,
 }
@@ -73,7 +73,7 @@ pub fn open(spec: &Spec) -> Result<Vec<Device>, OpenError> {
     let tcx = Arc::new(tcx::link(&program, index).map_err(fail("TCX link (Linux 6.6)"))?);
     link.set_up().map_err(fail("set up"))?;
     let mut dropped = Some(Observed::new(dropped));
-    Ok(files.into_iter().map(|file| Device { file, _link: tcx.clone(), dropped: dropped.take() }).collect())
+    Ok(files.into_iter().map(|file| Device { file, link: tcx.clone(), dropped: dropped.take() }).collect())
 }
 
 /// The program at the device's ingress. The frame: an Ethernet header whose addresses are the kernel's to fill in, and
@@ -147,6 +147,19 @@ fn program(protocol: u8, encapsulates: bool, dropped: &OwnedFd) -> Vec<Insn> {
 }
 
 impl Device {
+    /// Goes on with the device of another process, if that had one.
+    pub fn adopt(h: &mut Handles) -> Result<Option<Device>, OpenError> {
+        let Ok(file) = h.take("device") else { return Ok(None) };
+        let dropped = h.take("device-dropped").ok().map(Observed::new);
+        Ok(Some(Device { file: file.into(), link: Arc::new(h.take("device-link")?), dropped }))
+    }
+
+    pub fn handles(&self, h: &mut Handles) -> io::Result<()> {
+        h.add("device", &self.file)?;
+        h.add("device-link", &*self.link)?;
+        self.dropped.as_ref().map_or(Ok(()), |d| h.add("device-dropped", d))
+    }
+
     /// Sends one frame: virtio-net header, Ethernet header and whatever else stands in front, then the rest.
     pub fn send(&self, front: &[u8], rest: &[u8]) -> Outcome {
         let iov = [front, rest].map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() });

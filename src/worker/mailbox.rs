@@ -2,14 +2,19 @@
 
 use super::tap::Tap;
 use crate::forward::Claim;
+use crate::forward::carry::{Carried, FlowState, Totals};
 use crate::frame::PortId;
-use crate::port::Port;
+use crate::port::{Handles, Port};
 use crate::wire::Mac;
 use crossbeam::queue::ArrayQueue;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+/// A port and what it lives from; `None` if no other process can go on with it.
+pub type PortHandles = (PortId, io::Result<Option<Handles>>);
 
 /// From control to one worker. Carried out at the start of a turn, in order.
 pub enum Command {
@@ -19,6 +24,16 @@ pub enum Command {
     RemovePort { id: PortId },
     /// Write down packets, in the place of an earlier tap.
     Tap(Arc<Tap>),
+    /// Say what another process needs to go on with each port.
+    Handles(SyncSender<Vec<PortHandles>>),
+    /// Forward what was received, then leave the ports alone; say what is known of flows.
+    Pause(SyncSender<FlowState>),
+    /// Use the ports again, going on with another worker's flows.
+    Resume(FlowState, SyncSender<()>),
+    /// Another process goes on with ports and flows: drop what waits, and say what was counted.
+    HandOver(SyncSender<Totals>),
+    /// Count this as done here.
+    Carry(Box<Carried>),
     /// Close all ports and end the thread.
     Stop,
 }

@@ -9,13 +9,14 @@ mod poll;
 mod spin;
 pub mod tap;
 
+pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotal, Totals};
 pub use crate::forward::counters::{self, Counters};
-pub use mailbox::{Command, Event, Mailbox, Waker};
+pub use mailbox::{Command, Event, Mailbox, PortHandles, Waker};
 
 use crate::drop::DropReason;
 use crate::forward::{Forwarder, Notice};
 use crate::frame::{Batch, FramePool, PortId, SMALL_SLOT};
-use crate::port::{Medium, Port};
+use crate::port::{Medium, Port, RxReport};
 use crate::snapshot::Reader;
 use std::any::Any;
 use std::io;
@@ -47,6 +48,8 @@ const FEW: usize = 24;
 const PAUSE: Duration = Duration::from_micros(50);
 const SMALL: usize = 512;
 
+/// How long a worker that pauses tries to send what is queued.
+const DRAIN: Duration = Duration::from_millis(20);
 /// The workers' clock, milliseconds: one for all, since they share what they write times into.
 pub fn now_ms() -> u64 {
     ms_at(Instant::now())
@@ -68,6 +71,10 @@ pub struct Worker {
     mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
     poller: poll::Poller,
+    /// The mailbox alone, for a worker that leaves its ports alone.
+    idle: poll::Poller,
+    /// Ports are open but neither read nor written: another process has them, or is about to.
+    paused: bool,
     /// Ports that had frames the last time: polled again without asking the kernel.
     active: Vec<PortId>,
     /// Ports without a descriptor to wait on, and the scratch list of a turn.
@@ -95,7 +102,10 @@ impl Worker {
     /// Errors: no epoll instance to be had.
     pub fn new(index: usize, pool: FramePool, reader: Reader, mailbox: Arc<Mailbox>, counters: Arc<Counters>) -> io::Result<Worker> {
         let poller = poll::Poller::new()?;
-        poller.add_mailbox(mailbox.worker_waker.as_fd())?;
+        let idle = poll::Poller::new()?;
+        for p in [&poller, &idle] {
+            p.add_mailbox(mailbox.worker_waker.as_fd())?;
+        }
         Ok(Worker {
             index,
             forwarder: Forwarder::new(pool, counters.clone(), reader.flows().clone()),
@@ -103,6 +113,8 @@ impl Worker {
             mailbox,
             counters,
             poller,
+            idle,
+            paused: false,
             ports: Vec::new(),
             active: Vec::new(),
             always: Vec::new(),
@@ -124,6 +136,11 @@ impl Worker {
     /// How long the worker may look for packets before it sleeps; at first it never does.
     pub fn spin(&mut self, limit: Duration) {
         self.spin = spin::Spin::new(limit);
+    }
+
+    /// Has the worker leave its ports alone until `Command::Resume`.
+    pub fn pause(&mut self) {
+        self.paused = true;
     }
 
     /// Runs the loop on a thread of its own until `Command::Stop`. A panic ends the thread with
@@ -150,12 +167,28 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         poll::wake_in_time();
         while !self.stopping {
+            if self.paused {
+                self.idle()?;
+                continue;
+            }
             self.wait()?;
             let now = Instant::now();
             self.count_busy(now);
             self.awake = Some(now);
             self.turn_ready(ms_at(now));
         }
+        Ok(())
+    }
+
+    /// A turn without ports: commands and snapshots only.
+    fn idle(&mut self) -> io::Result<()> {
+        if self.idle.wait(SLEEP_MS, |_| {})?.mailbox {
+            self.mailbox.worker_waker.clear();
+        }
+        self.counters.turns.add(1);
+        self.counters.idle_turns.add(1);
+        self.obey();
+        self.reader.refresh();
         Ok(())
     }
 
@@ -167,7 +200,7 @@ impl Worker {
     }
 
     /// Between turns under load.
-    fn pause(&self) {
+    fn breathe(&self) {
         if self.small_streak >= STREAK {
             std::thread::sleep(PAUSE);
         } else {
@@ -182,7 +215,7 @@ impl Worker {
         self.since_poll += 1;
         if self.streak >= STREAK && self.moved < FEW {
             self.count_busy(Instant::now());
-            self.pause();
+            self.breathe();
         }
         let busy = !self.active.is_empty();
         if busy && self.since_poll < TURNS_PER_POLL {
@@ -284,6 +317,9 @@ impl Worker {
         self.forwarder.set_time(now_ms);
         self.obey();
         let changed = self.reader.refresh();
+        if self.paused {
+            return false;
+        }
         let snap = self.reader.get().clone();
         if self.forwarder.has_held() || changed {
             self.forwarder.retry_held(&snap);
@@ -320,6 +356,12 @@ impl Worker {
     fn receive(&mut self, snap: &crate::snapshot::Snapshot, id: PortId) -> bool {
         let Some(port) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else { return false };
         let result = port.rx_burst(&mut self.forwarder.pool, &mut self.batch);
+        self.take_in(snap, id, result)
+    }
+
+    /// Forwards what a port gave; true if there was something.
+    fn take_in(&mut self, snap: &crate::snapshot::Snapshot, id: PortId, result: io::Result<RxReport>) -> bool {
+        let Some(port) = self.ports.get(id.index()).and_then(Option::as_ref) else { return false };
         let medium = port.caps().medium;
         let n = self.batch.len();
         self.moved += n;
@@ -412,9 +454,72 @@ impl Worker {
                     self.event(Event::PortClosed { worker: self.index, id });
                 }
                 Command::Tap(tap) => self.tap = Some(tap),
+                Command::Handles(answer) => drop(answer.send(self.handles())),
+                Command::Pause(answer) => {
+                    self.quiesce();
+                    drop(answer.send(self.forwarder.export()));
+                }
+                Command::Resume(flows, answer) => {
+                    self.resume(&flows);
+                    let _ = answer.send(());
+                }
+                Command::HandOver(answer) => {
+                    self.close_own();
+                    self.forwarder.hand_over();
+                    drop(answer.send(self.counters.totals()));
+                }
+                Command::Carry(carried) => self.counters.carry(&carried),
                 Command::Stop => self.shut_down(),
             }
         }
+    }
+
+    /// What another process needs to go on with each port.
+    fn handles(&self) -> Vec<PortHandles> {
+        let open = self.ports.iter().enumerate().filter_map(|(i, p)| Some((PortId(i as u16), p.as_ref()?)));
+        open.map(|(id, p)| (id, p.handles())).collect()
+    }
+
+    /// Closes the ports that no other process can go on with, so that one can open them.
+    fn close_own(&mut self) {
+        for i in 0..self.ports.len() {
+            if self.ports[i].as_ref().is_some_and(|p| matches!(p.handles(), Ok(None))) {
+                self.close(PortId(i as u16));
+            }
+        }
+    }
+
+    /// Forwards what ports have received and kept, sends what is queued as far as that goes within [`DRAIN`], and leaves
+    /// the ports alone from then on.
+    fn quiesce(&mut self) {
+        let snap = self.reader.get().clone();
+        let end = Instant::now() + DRAIN;
+        let mut moved = true;
+        while moved || (self.forwarder.touched(0).is_some() && Instant::now() < end) {
+            moved = false;
+            for i in 0..self.ports.len() {
+                let Some(port) = self.ports[i].as_mut() else { continue };
+                let result = port.rx_kept(&mut self.forwarder.pool, &mut self.batch);
+                moved |= self.take_in(&snap, PortId(i as u16), result);
+            }
+            self.send();
+        }
+        self.tell();
+        self.forwarder.settle();
+        self.paused = true;
+    }
+
+    fn resume(&mut self, flows: &FlowState) {
+        let snap = self.reader.get().clone();
+        self.forwarder.set_time(self.now_ms());
+        self.forwarder.import(&snap, flows);
+        self.send();
+        self.tell();
+        self.forwarder.settle();
+        self.paused = false;
+        self.active.clear();
+        // Frames may have come meanwhile.
+        self.since_poll = TURNS_PER_POLL;
     }
 
     fn shut_down(&mut self) {

@@ -103,7 +103,7 @@ impl Node {
         self.pod.output(&["ping", "-c", &tries.to_string(), "-i", "0.2", "-W", "1", to]).status.success()
     }
 
-    fn expect_ping(&self, to: &str, what: &str) {
+    pub fn expect_ping(&self, to: &str, what: &str) {
         assert!(self.ping(to, 10), "{what}: {} to {to}\n{}", self.pod_address(), self.story());
     }
 

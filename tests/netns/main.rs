@@ -23,6 +23,7 @@ mod proof;
 mod random_packets;
 mod router;
 mod settings;
+mod takeover;
 mod top;
 mod trace;
 mod vxlan_peer;

@@ -1,6 +1,7 @@
 //! The engine over memory ports: frames in, frames out read back by etherparse, and the exact counter changes of
 //! every case. The accounting law and the pool are checked by the bed itself.
 
+mod carry;
 mod claims;
 mod counts;
 mod errors;

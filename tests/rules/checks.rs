@@ -129,6 +129,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("ratatui", &["src/cli/top/"]),
     ("clap_complete", &["src/cli/generate.rs"]),
     ("clap_mangen", &["src/cli/generate.rs"]),
+    // Descriptors between processes.
+    ("rustix", &["src/control/takeover/"]),
     ("flate2", &["src/ops/diags.rs"]),
     ("tar", &["src/ops/diags.rs"]),
     ("tokio", &["src/control/", "src/ops/", "src/cni/", "src/cli/", "src/lab/", "src/testing/", "src/main.rs"]),
@@ -226,6 +228,7 @@ const NEVER: &[&str] =
 /// Files of packet-path folders whose opening and closing functions build error texts.
 const FORMATS: &[&str] = &[
     "src/port/error.rs",
+    "src/port/handles.rs",
     "src/port/mod.rs",
     "src/port/open.rs",
     "src/port/nl.rs",

@@ -6,13 +6,18 @@
 mod conflicts;
 mod figures;
 mod guard;
+mod handover;
 mod host;
 mod node;
+mod notify;
 mod opener;
+mod panicked;
 mod probes;
 mod report;
 mod requests;
 mod start;
+mod successor;
+mod takeover;
 mod watch;
 mod workers;
 
@@ -45,6 +50,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use successor::Successor;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use workers::Workers;
@@ -68,6 +74,8 @@ pub enum DaemonError {
     Rights { missing: String },
     #[error("another daemon{} serves {what}: stop it first", pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
     Running { pid: Option<u32>, what: String },
+    #[error("takeover: {why}; the running daemon stays in charge")]
+    Takeover { why: String },
     #[error("cannot take the lock {}: {source}", path.display())]
     Lock { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -85,22 +93,33 @@ fn fail(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 }
 
 /// Runs the node until SIGTERM or SIGINT. Logging must have been set up. Blocks the calling thread; what it
-/// opens is in that thread's network namespace.
-pub fn run(config_path: &Path, serve: Serve) -> Result<(), DaemonError> {
+/// opens is in that thread's network namespace. `takeover`: in the place of the daemon that runs there, if one does.
+pub fn run(config_path: &Path, takeover: bool, serve: Serve) -> Result<(), DaemonError> {
     let config = Config::load(config_path, &Environment::of_process())?;
     start::check_rights()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail("start the runtime"))?;
     runtime.block_on(async {
-        let _claim = start::Claim::take(&config.api.socket)?;
+        let before = if takeover { start::running().map_err(fail("look for the running daemon"))? } else { None };
+        let claim = if before.is_none() { Some(start::Claim::take(&config.api.socket)?) } else { None };
         tracing::info!("tortie {} on node {}", env!("CARGO_PKG_VERSION"), config.node);
         if !start::ip_forward() {
             tracing::warn!(
                 "net.ipv4.ip_forward is 0: packets between pods and what lies beyond this node will not be forwarded; set it to 1"
             );
         }
-        let mut daemon = Daemon::new(config_path, config, serve)?;
-        let result = daemon.main_loop().await;
-        daemon.node.leave().await;
+        let mut daemon = Daemon::new(config_path, config, claim)?;
+        if let Some(before) = before
+            && let Err(e) = daemon.take_over(before).await
+        {
+            // What would be undone by dropping it belongs to the running daemon.
+            std::mem::forget(daemon);
+            return Err(e);
+        }
+        daemon.offer(serve)?;
+        let (result, sound) = daemon.supervised().await;
+        if sound {
+            daemon.node.leave().await;
+        }
         daemon.shut_down();
         result
     })
@@ -143,6 +162,8 @@ impl Dirty {
 struct Daemon {
     config_path: PathBuf,
     config: Config,
+    /// This process's right to be here, from its start or from the end of a takeover on.
+    claim: Option<start::Claim>,
     /// Dropped on the way out: its socket goes with it.
     api: Option<Service>,
     store: Store,
@@ -184,12 +205,33 @@ struct Daemon {
     told: [BTreeSet<String>; 3],
 }
 
+/// When the service ends, if there is one.
+async fn ended(api: &mut Option<Service>) -> io::Result<()> {
+    match api {
+        Some(api) => api.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// In test builds alone: SIGUSR1 has the control plane panic.
+fn panic_signal() -> Result<Option<Signal>, DaemonError> {
+    if cfg!(feature = "testing") { on(SignalKind::user_defined1()).map(Some) } else { Ok(None) }
+}
+
+async fn asked_to_panic(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 fn on(kind: SignalKind) -> Result<Signal, DaemonError> {
     signal(kind).map_err(fail("handle signals"))
 }
 
 impl Daemon {
-    fn new(config_path: &Path, config: Config, serve: Serve) -> Result<Daemon, DaemonError> {
+    /// Without a claim its workers leave ports alone until they are told otherwise.
+    fn new(config_path: &Path, config: Config, claim: Option<start::Claim>) -> Result<Daemon, DaemonError> {
         let (store, mut cluster) = Store::open(&config.datastore, &config.node)?;
         cluster.felix_here = config.felix.clone();
         let node = node::start(&config);
@@ -201,7 +243,7 @@ impl Daemon {
             Ok(n) => tracing::info!("the host's connection tracking knows {n} flows whose answers go through the host"),
             Err(e) => tracing::info!("{}: {e}; flows that the host translates are known from their next packet on", conntrack::TABLE),
         }
-        let workers = Workers::start(readers, config.spin).map_err(fail("start the workers"))?;
+        let workers = Workers::start(readers, config.spin, claim.is_none()).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
         let uplink = config.uplink.interface.clone().unwrap_or_default();
         let facts = Facts { node: config.node.clone(), uplink: uplink.clone(), ..Facts::default() };
@@ -210,12 +252,12 @@ impl Daemon {
         shared.set_monitoring(report::monitoring(&config, &cluster));
         shared.tally().resync();
         let prober = Prober::start(shared.probes().clone(), workers.counters()).map_err(fail("start the probes"))?;
-        let api = serve(&config.api.socket, shared.clone()).map_err(DaemonError::Api)?;
         let mut dirty = Dirty::default();
         dirty.cluster(Changed::All);
         Ok(Daemon {
             config_path: config_path.into(),
-            api: Some(api),
+            claim,
+            api: None,
             store,
             cluster,
             calculator: Calculator::new(&config.node),
@@ -248,11 +290,19 @@ impl Daemon {
         })
     }
 
+    /// Starts to answer those who look.
+    fn offer(&mut self, serve: Serve) -> Result<(), DaemonError> {
+        self.api = Some(serve(&self.config.api.socket, self.shared.clone()).map_err(DaemonError::Api)?);
+        Ok(())
+    }
+
     async fn main_loop(&mut self) -> Result<(), DaemonError> {
+        let claim = self.claim.as_ref().map(start::Claim::listen).transpose().map_err(fail("listen for a successor"))?;
+        let mut successor = Successor::default();
+        let (mut usr2, mut usr1) = (on(SignalKind::user_defined2())?, panic_signal()?);
         let (mut term, mut int, mut hup) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
         let netlink = watch::readable(self.netlink.as_fd()).map_err(fail("watch netlink"))?;
         let events = watch::readable(self.workers.as_fd()).map_err(fail("watch the workers"))?;
-        let mut api = self.api.take().unwrap_or_else(|| Box::pin(std::future::pending()));
         loop {
             self.shared.tally().beat();
             self.due()?;
@@ -261,6 +311,9 @@ impl Daemon {
                 _ = term.recv() => return Ok(()),
                 _ = int.recv() => return Ok(()),
                 _ = hup.recv() => self.reload(),
+                _ = usr2.recv() => successor.start(),
+                () = asked_to_panic(&mut usr1) => panic!("asked to by SIGUSR1"),
+                Some(stream) = successor::connection(claim.as_ref()) => self.hand_over(stream),
                 ready = netlink.readable() => {
                     ready.map_err(fail("wait for netlink"))?.clear_ready();
                     self.host_changed();
@@ -278,9 +331,9 @@ impl Daemon {
                     shared.figures_board().answer(|| self.figures());
                 }
                 () = self.node.changed() => self.report(&Delta::none()),
-                result = &mut api => {
+                result = ended(&mut self.api) => {
                     result.map_err(fail("serve the API"))?;
-                    api = Box::pin(std::future::pending());
+                    self.api = None;
                 }
                 () = tokio::time::sleep_until(until) => {}
             }
@@ -325,16 +378,29 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts the present state of cluster, host and ports in force.
+    /// Puts the present state of cluster, host and ports in force, here and on the host.
     fn flush(&mut self, now: Instant) {
+        if self.in_sync {
+            self.host_changed();
+            self.guard_host_device(now);
+        }
+        let (delta, host, known) = self.put_in_force(now);
+        if let Some(known) = known {
+            self.reconcile_host(&delta, &host, &known);
+            self.host_touched(now);
+        }
+        self.report(&delta);
+    }
+
+    /// The data plane's part: what changed, and the ports in force; `None` if nothing is known of the cluster yet.
+    fn put_in_force(&mut self, now: Instant) -> (Delta, Changes, Option<plan::Ports>) {
         let known = self.store.in_sync();
         if !known && !self.in_sync {
             self.dirty.since = None;
-            return self.report(&Delta::none());
+            return (Delta::none(), Changes::default(), None);
         }
         // What the kernel has said meanwhile is part of this state, not a reason for the next.
         self.host_changed();
-        self.guard_host_device(now);
         self.probes_dirty = true;
         let dirty = std::mem::take(&mut self.dirty);
         let mut changed = dirty.cluster;
@@ -377,9 +443,7 @@ impl Daemon {
                 tracing::warn!("neighbours: {e}");
             }
         }
-        self.reconcile_host(&delta, &dirty.host, &known);
-        self.host_touched(now);
-        self.report(&delta);
+        (delta, dirty.host, Some(known))
     }
 
     fn reconcile_host(&mut self, delta: &Delta, changes: &Changes, ports: &plan::Ports) {

@@ -4,6 +4,7 @@ use super::DaemonError;
 use crate::control::capabilities::{Capabilities, Capability};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -25,16 +26,14 @@ pub fn check_rights() -> Result<(), DaemonError> {
 /// The daemon's claim to its API socket and to its network namespace; given up on drop.
 pub struct Claim {
     path: PathBuf,
-    _file: File,
-    _name: UnixListener,
+    file: File,
+    name: UnixListener,
 }
 
 impl Claim {
     /// Takes a lock file beside the API socket, and the name in this network namespace.
     pub fn take(socket: &Path) -> Result<Claim, DaemonError> {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = lock_path(socket);
         let fail = |source| DaemonError::Lock { path: path.clone(), source };
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(fail)?;
@@ -58,8 +57,47 @@ impl Claim {
         };
         let name = take_name()?;
         write_pid(&file).map_err(fail)?;
-        Ok(Claim { path, _file: file, _name: name })
+        Ok(Claim { path, file, name })
     }
+
+    /// The claim of a daemon that has handed over: of its two descriptors, in the order of [`Claim::handles`].
+    pub fn adopt(socket: &Path, mut fds: impl Iterator<Item = OwnedFd>) -> Result<Claim, DaemonError> {
+        let path = lock_path(socket);
+        let fail = |source| DaemonError::Lock { path: path.clone(), source };
+        let (Some(file), Some(name)) = (fds.next(), fds.next()) else {
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the running daemon did not pass its lock on")));
+        };
+        let claim = Claim { file: file.into(), name: name.into(), path: path.clone() };
+        write_pid(&claim.file).map_err(fail)?;
+        Ok(claim)
+    }
+
+    /// Duplicates for a successor. The lock is the open file's: it holds as long as one of them is open.
+    pub fn handles(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.file.try_clone()?.into(), self.name.try_clone()?.into()])
+    }
+
+    /// Where a successor, or somebody who wants to know who is here, connects.
+    pub fn listen(&self) -> io::Result<tokio::net::UnixListener> {
+        let name = self.name.try_clone()?;
+        name.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(name)
+    }
+}
+
+/// The daemon of this network namespace; `None` if there is none.
+pub fn running() -> io::Result<Option<UnixStream>> {
+    match UnixStream::connect_addr(&SocketAddr::from_abstract_name(ABSTRACT_NAME)?) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    PathBuf::from(path)
 }
 
 fn write_pid(mut file: &File) -> io::Result<()> {

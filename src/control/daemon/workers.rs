@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,8 @@ pub struct Workers {
 
 impl Workers {
     /// One worker per reader, each looking for packets for `spin` at most before it sleeps. Errors: no memory for pools, no thread.
-    pub fn start(readers: Vec<Reader>, spin: Duration) -> io::Result<Workers> {
+    /// `paused`: they leave ports alone until `Command::Resume`.
+    pub fn start(readers: Vec<Reader>, spin: Duration, paused: bool) -> io::Result<Workers> {
         let mut w = Workers {
             spin,
             waker: Arc::new(Waker::new()?),
@@ -43,18 +45,21 @@ impl Workers {
         for (index, reader) in readers.into_iter().enumerate() {
             w.mailboxes.push(Arc::new(Mailbox::new(w.waker.clone())?));
             w.counters.push(Arc::default());
-            let (umem, thread) = w.spawn(index, reader)?;
+            let (umem, thread) = w.spawn(index, reader, paused)?;
             w.umems.push(umem);
             w.threads.push(Some(thread));
         }
         Ok(w)
     }
 
-    fn spawn(&self, index: usize, reader: Reader) -> io::Result<(Umem, JoinHandle<()>)> {
+    fn spawn(&self, index: usize, reader: Reader, paused: bool) -> io::Result<(Umem, JoinHandle<()>)> {
         let pool = FramePool::new(SMALL_SLOTS, BIG_SLOTS)?;
         let umem = pool.umem();
         let mut worker = Worker::new(index, pool, reader, self.mailboxes[index].clone(), self.counters[index].clone())?;
         worker.spin(self.spin);
+        if paused {
+            worker.pause();
+        }
         Ok((umem, worker.start()?))
     }
 
@@ -69,6 +74,20 @@ impl Workers {
     /// The memory of each worker's pool, as long as the worker lives.
     pub fn umems(&self) -> &[Umem] {
         &self.umems
+    }
+
+    /// Sends a command to every worker and waits for all answers. Errors: a worker did not answer within `limit`.
+    pub fn ask<T>(&self, limit: Duration, command: impl Fn(SyncSender<T>) -> Command) -> Result<Vec<T>, String> {
+        let end = Instant::now() + limit;
+        let silent = |i: usize| format!("worker {i} did not answer within {} ms", limit.as_millis());
+        let mut answers = Vec::with_capacity(self.mailboxes.len());
+        for (i, mailbox) in self.mailboxes.iter().enumerate() {
+            let (sender, answer) = sync_channel(1);
+            mailbox.command(command(sender)).map_err(|_| silent(i))?;
+            answers.push(answer);
+        }
+        let wait = |(i, a): (usize, Receiver<T>)| a.recv_timeout(end.saturating_duration_since(Instant::now())).map_err(|_| silent(i));
+        answers.into_iter().enumerate().map(wait).collect()
     }
 
     /// Everything that workers reported since the last call.
@@ -99,7 +118,7 @@ impl Workers {
         }
         // What was meant for the old one is of no use to the new one.
         while self.mailboxes[index].commands.pop().is_some() {}
-        let (umem, thread) = self.spawn(index, reader)?;
+        let (umem, thread) = self.spawn(index, reader, false)?;
         self.umems[index] = umem;
         self.threads[index] = Some(thread);
         Ok(())
@@ -139,7 +158,7 @@ mod tests {
     #[test]
     fn start_restart_stop() {
         let (publisher, readers) = snapshot::channel(2);
-        let mut w = Workers::start(readers, Duration::ZERO).unwrap();
+        let mut w = Workers::start(readers, Duration::ZERO, false).unwrap();
         assert_eq!((w.mailboxes().len(), w.counters().len(), w.umems().len()), (2, 2, 2));
         // Stands for a worker that died: its thread has ended before it is replaced.
         while w.mailboxes[1].command(Command::Stop).is_err() {}
@@ -151,7 +170,7 @@ mod tests {
     #[test]
     fn three_panics_in_a_minute_are_too_many() {
         let (_, readers) = snapshot::channel(0);
-        let mut w = Workers::start(readers, Duration::ZERO).unwrap();
+        let mut w = Workers::start(readers, Duration::ZERO, false).unwrap();
         let t = Instant::now();
         assert!(w.may_restart(t) && w.may_restart(t + Duration::from_secs(1)));
         assert!(!w.may_restart(t + Duration::from_secs(2)));

@@ -106,6 +106,16 @@ impl Planner {
         self.peers.all()
     }
 
+    /// Packets that took a route since it was installed.
+    pub fn counted(&self, route: &Installed) -> u64 {
+        hits(&self.counters, route.id).unwrap_or(0).saturating_sub(route.base)
+    }
+
+    /// What passed between this node and those that it knows, by underlay address.
+    pub fn peer_totals(&self) -> BTreeMap<Ipv4Addr, PeerTotals> {
+        self.peers().iter().map(|(address, p)| (*address, PeerTotals::of(&self.counters, p.id).since(p.base))).collect()
+    }
+
     /// What a packet that takes a route in force meets.
     pub fn adjacency(&self, route: &Installed) -> &Adjacency {
         self.adjacencies.get(route.id)

@@ -9,13 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// What passed between this node and another, over all workers, from the inner IP header on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerTotals {
-    pub tx_packets: u64,
-    pub tx_bytes: u64,
-    pub rx_packets: u64,
-    pub rx_bytes: u64,
-}
+pub use crate::worker::PeerTotal as PeerTotals;
 
 impl PeerTotals {
     /// The sum over workers; nothing for a number that is not counted.

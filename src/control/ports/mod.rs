@@ -4,6 +4,7 @@
 //! opened again or forgotten. It is not opened again before every worker has let go of it, because most
 //! methods allow one owner only.
 
+mod carry;
 mod entry;
 mod slots;
 mod wish;
@@ -360,9 +361,14 @@ impl<O: Opener> PortManager<O> {
         changed
     }
 
+    /// Whether commands wait for room in a worker's mailbox.
+    pub fn is_sending(&self) -> bool {
+        self.outbox.iter().any(|o| !o.is_empty())
+    }
+
     /// When `tick` has something to do, if it has.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        let busy = self.slots.is_draining() || self.outbox.iter().any(|o| !o.is_empty());
+        let busy = self.slots.is_draining() || self.is_sending();
         let soon = busy.then(|| now + Duration::from_millis(20));
         let entries = self.entries.values().filter_map(|e| match &e.state {
             State::Up { .. } => None,

@@ -85,7 +85,7 @@ impl Bench {
                     out.push(-i32::from(id.0) - 1);
                     self.manager.closed(0, id);
                 }
-                Command::Tap(_) | Command::Stop => {}
+                _ => {}
             }
         }
         out
@@ -235,4 +235,21 @@ fn a_learned_mac_goes_with_its_device() {
     b.obey();
     b.sync(&[("a", Wish { ifindex: 2, ..wish("cali1", None) })]);
     assert_eq!(b.manager.ports().workloads["a"].mac, None);
+}
+
+#[test]
+fn counts_of_the_manager_before_go_to_ports_of_the_same_name_and_to_the_past() {
+    let mut b = Bench::new();
+    b.sync(&[("a", wish("cali1", None)), ("b", wish("cali2", Some("absent")))]);
+    let open: Vec<_> = b.manager.open_ports().map(|p| (p.key.to_string(), p.ids.to_vec())).collect();
+    assert_eq!((open.len(), open[0].0.as_str()), (1, "workload a"));
+    let t = |rx_frames| PortTotals { rx_frames, ..PortTotals::default() };
+    let totals = [("workload a", vec![t(5)]), ("workload gone", vec![t(7)]), ("uplink", vec![t(1), t(2), t(3)])];
+    let past = BTreeMap::from([("workload".to_owned(), t(100))]);
+    let carried = b.manager.carry(&totals.map(|(k, v)| (k.to_owned(), v)).into(), &past);
+    assert_eq!(carried, [(open[0].1[0], t(5))]);
+    assert_eq!(b.manager.past(), &BTreeMap::from([("workload", t(107)), ("uplink", t(6))]));
+    assert_eq!(b.manager.totals()["workload a"], [t(0)], "it has not been counted here yet");
+    assert!(wish("cali1", None).identity() != Wish { ifindex: 2, ..wish("cali1", None) }.identity());
+    assert_eq!(wish("cali1", None).identity(), Wish { mtu: 9000, ..wish("cali1", None) }.identity(), "the MTU changes while it is open");
 }

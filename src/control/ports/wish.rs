@@ -29,6 +29,15 @@ impl Key {
         if *self == Key::Uplink { 3 } else { 1 }
     }
 
+    /// The role that the text of a key, or of a role, begins with.
+    pub(super) fn role_of(key: &str) -> &'static str {
+        match key.split(' ').next() {
+            Some("uplink") => "uplink",
+            Some("host") => "host",
+            _ => "workload",
+        }
+    }
+
     pub(super) fn role(&self) -> &'static str {
         match self {
             Key::Uplink => "uplink",
@@ -72,6 +81,13 @@ impl Wish {
     /// Whether it is a device that we make, and the same but for its MTU.
     pub(super) fn differs_in_mtu_alone(&self, other: &Wish) -> bool {
         self.ifindex == 0 && Wish { mtu: other.mtu, ..self.clone() } == *other
+    }
+
+    /// Everything that cannot change while the port is open, for another version of this program to compare.
+    pub fn identity(&self) -> String {
+        let text = |what: Option<String>| what.unwrap_or_else(|| "-".into());
+        let tunnel = self.tunnel.map(|(node, port, vni)| format!("{node} port {port} VNI {}", vni.get()));
+        format!("interface {} mac {} tunnel {}", self.ifindex, text(self.mac.map(|m| m.to_string())), text(tunnel))
     }
 
     /// Whether a device made for one serves for the other.

@@ -4,9 +4,9 @@
 //! Since Linux 6.6 it is a TCX link, which vanishes with its descriptor. Before, it is a filter on a `clsact`
 //! queueing discipline; one left by a killed process is replaced, and goes with the interface otherwise.
 
-use super::super::OpenError;
 use super::super::nl::{self, Netlink, Request};
 use super::super::tcx::{self, insn};
+use super::super::{Handles, OpenError};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 pub(super) enum IngressDrop {
     /// Held only to be closed.
     Tcx {
-        _link: OwnedFd,
+        link: OwnedFd,
     },
     Filter {
         netlink: Netlink,
@@ -35,13 +35,36 @@ impl IngressDrop {
             _ => fail("load BPF program", e),
         })?;
         match tcx::link(&program, index) {
-            Ok(link) => Ok(IngressDrop::Tcx { _link: link }),
+            Ok(link) => Ok(IngressDrop::Tcx { link }),
             // ENOTSUPP (524) has no name in libc.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524)) => {
                 filter(&program, index).map_err(|e| fail("clsact filter", e))
             }
             Err(e) => Err(fail("TCX link", e)),
         }
+    }
+}
+
+impl IngressDrop {
+    /// Goes on with what another process attached, if it attached anything. `name` is for errors.
+    pub fn adopt(name: &str, h: &mut Handles) -> Result<Option<IngressDrop>, OpenError> {
+        if let Ok(link) = h.take("block-link") {
+            return Ok(Some(IngressDrop::Tcx { link }));
+        }
+        let Ok(index) = h.number("block-index") else { return Ok(None) };
+        let netlink = Netlink::open().map_err(|e| OpenError::io(format!("{name}: keep the host stack off"), e))?;
+        Ok(Some(IngressDrop::Filter { netlink, index: index as u32, made_qdisc: h.number("block-qdisc")? != 0 }))
+    }
+
+    pub fn handles(&self, h: &mut Handles) -> io::Result<()> {
+        match self {
+            IngressDrop::Tcx { link } => h.add("block-link", link)?,
+            IngressDrop::Filter { index, made_qdisc, .. } => {
+                h.note("block-index", (*index).into());
+                h.note("block-qdisc", (*made_qdisc).into());
+            }
+        }
+        Ok(())
     }
 }
 

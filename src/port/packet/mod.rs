@@ -11,13 +11,14 @@ mod socket;
 use super::losses::{Kind, LossReader, Observed};
 use super::pair::Pair;
 use super::sys::{self, Link};
-use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, vnet};
+use super::{Caps, Handles, Medium, OpenError, Port, RxReport, TxCsum, TxReport, vnet};
 use crate::frame::{Batch, FramePool, GsoSet};
 use ingress_drop::IngressDrop;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+const DRIVER: &str = "af-packet";
 /// Messages per system call. All slots that one call did not fill go back to the pool at once.
 const MESSAGES: usize = 32;
 /// Header, small slot, rest of the big slot.
@@ -48,6 +49,23 @@ pub fn open_sender(ifname: &str, queues: u16) -> Result<Vec<PacketPort>, OpenErr
     (0..queues.max(1)).map(open).collect()
 }
 
+/// Goes on with the ports of another process on the same interface, from [`open_workload`] or [`open_sender`].
+pub fn adopt(ifname: &str, queues: Vec<Handles>) -> Result<Vec<PacketPort>, OpenError> {
+    if queues.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (_, mtu) = interface(ifname)?;
+    let mut block: Option<Arc<IngressDrop>> = None;
+    let adopt = |(mut h, queue): (Handles, u16)| {
+        h.expect(DRIVER)?;
+        if block.is_none() {
+            block = IngressDrop::adopt(ifname, &mut h)?.map(Arc::new);
+        }
+        Ok(PacketPort::new(h.take("socket")?, caps(mtu, queue), block.clone()))
+    };
+    queues.into_iter().zip(0..).map(adopt).collect()
+}
+
 /// Index and MTU of an Ethernet interface that is up.
 fn interface(ifname: &str) -> Result<(u32, u32), OpenError> {
     let fail = |e| OpenError::io(format!("{ifname}: look up"), e);
@@ -67,7 +85,7 @@ fn interface(ifname: &str) -> Result<(u32, u32), OpenError> {
 
 fn caps(mtu: u32, queue: u16) -> Caps {
     let gso = GsoSet { udp: sys::kernel_at_least(6, 2), ..GsoSet::ALL };
-    Caps { driver: "af-packet", medium: Medium::Ethernet, mtu, gso, tx_csum: TxCsum::Port, queue }
+    Caps { driver: DRIVER, medium: Medium::Ethernet, mtu, gso, tx_csum: TxCsum::Port, queue }
 }
 
 /// Receiving sockets. Each lets nothing in until it has joined the group, or frames would arrive twice.
@@ -325,6 +343,13 @@ impl Port for PacketPort {
             Some(errno) => self.fatal(errno, report, done > 0),
             None => Ok(report),
         }
+    }
+
+    fn handles(&self) -> io::Result<Option<Handles>> {
+        let mut h = Handles::new(DRIVER);
+        h.add("socket", &self.socket)?;
+        self.block.as_ref().map_or(Ok(()), |b| b.handles(&mut h))?;
+        Ok(Some(h))
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

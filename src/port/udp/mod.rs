@@ -16,7 +16,7 @@ pub use tx::SOURCES;
 use super::losses::{Kind, LossReader, Observed};
 use super::mmsg::{self, Readiness};
 use super::receive::{Joined, Receiver};
-use super::{Caps, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys};
+use super::{Caps, Handles, Medium, OpenError, Port, RxReport, TxCsum, TxReport, sys};
 use crate::frame::{Batch, FramePool, Gso, GsoKind, GsoSet};
 use crate::wire::{be16, ether, flow, ipv4, vxlan};
 use std::hash::{BuildHasher, RandomState};
@@ -29,6 +29,7 @@ const RCVBUF: libc::c_int = 16 << 20;
 const SNDBUF: libc::c_int = 4 << 20;
 /// VXLAN header and inner Ethernet header: what stands in front of the inner packet in a frame.
 const PREFIX: usize = vxlan::HEADER + ether::HEADER;
+const DRIVER: &str = "udp";
 /// TTL of the outer header, as Linux and Calico set it.
 const TTL: libc::c_int = 64;
 
@@ -75,8 +76,7 @@ pub fn open(spec: &UdpSpec<'_>) -> Result<Vec<UdpPort>, OpenError> {
             hint: "port and number of queues must be at least 1",
         });
     }
-    let mtu = sys::Link::new(spec.interface).and_then(|mut l| l.mtu());
-    let mtu = mtu.map_err(|e| OpenError::io(format!("read the MTU of {}", spec.interface), e))?;
+    let mtu = mtu_of(spec)?;
     let receivers = open_receivers(spec)?;
     let (mut tunnels, refusal) = match spec.whole.then(|| tunnel::open(spec.node, spec.port, spec.queues)) {
         Some(Ok(t)) => (t, None),
@@ -84,8 +84,37 @@ pub fn open(spec: &UdpSpec<'_>) -> Result<Vec<UdpPort>, OpenError> {
         None => (Vec::new(), None),
     };
     tunnels.reverse();
-    let open = |(rx, queue)| open_queue(spec, rx, queue, mtu, tunnels.pop()).map(|p| UdpPort { refusal: refusal.clone(), ..p });
+    let open = |(rx, queue)| {
+        let senders = (0..SOURCES).map(|i| open_sender(spec.node, i)).collect::<Result<Vec<_>, _>>()?;
+        queue_of(spec, rx, senders, queue, mtu, tunnels.pop()).map(|p| UdpPort { refusal: refusal.clone(), ..p })
+    };
     receivers.into_iter().zip(0..).map(open).collect()
+}
+
+/// Goes on with the ports of another process that was given the same `spec`.
+pub fn adopt(spec: &UdpSpec<'_>, queues: Vec<Handles>) -> Result<Vec<UdpPort>, OpenError> {
+    let mtu = mtu_of(spec)?;
+    let adopt = |(mut h, queue): (Handles, u16)| {
+        h.expect(DRIVER)?;
+        let sender = |i| Ok::<_, OpenError>(tx::Source { port: h.number(&port_name(i))? as u16, socket: h.take(&sender_name(i))? });
+        let senders = (0..SOURCES).map(sender).collect::<Result<Vec<_>, _>>()?;
+        let tunnel = Tunnel::adopt(&mut h, spec.node, spec.port)?;
+        queue_of(spec, h.take("rx")?, senders, queue, mtu, tunnel)
+    };
+    queues.into_iter().zip(0..).map(adopt).collect()
+}
+
+fn sender_name(i: usize) -> String {
+    format!("tx{i}")
+}
+
+fn port_name(i: usize) -> String {
+    format!("tx{i}-port")
+}
+
+fn mtu_of(spec: &UdpSpec<'_>) -> Result<u32, OpenError> {
+    let mtu = sys::Link::new(spec.interface).and_then(|mut l| l.mtu());
+    mtu.map_err(|e| OpenError::io(format!("read the MTU of {}", spec.interface), e))
 }
 
 /// The receiving sockets. The first is bound alone, so that a port in use is seen whoever uses it; only then is
@@ -126,13 +155,19 @@ fn bind_error(at: SocketAddrV4, e: io::Error) -> OpenError {
     OpenError::with_hint(format!("receive VXLAN on {at}: bind"), e, hint)
 }
 
-fn open_queue(spec: &UdpSpec<'_>, rx: OwnedFd, queue: u16, mtu: u32, tunnel: Option<Tunnel>) -> Result<UdpPort, OpenError> {
+fn queue_of(
+    spec: &UdpSpec<'_>,
+    rx: OwnedFd,
+    senders: Vec<tx::Source>,
+    queue: u16,
+    mtu: u32,
+    tunnel: Option<Tunnel>,
+) -> Result<UdpPort, OpenError> {
     let ready = Readiness::new(&rx).map_err(|e| OpenError::io(format!("wait for VXLAN on {}:{}", spec.node, spec.port), e))?;
-    let senders = (0..SOURCES).map(|i| open_sender(spec.node, i)).collect::<Result<Vec<_>, _>>()?;
     // Linux before 4.18 does not know the option.
     let offload = sys::setsockopt(&senders[0].socket, libc::SOL_UDP, mmsg::UDP_SEGMENT, &0i32).is_ok();
     let caps = Caps {
-        driver: "udp",
+        driver: DRIVER,
         medium: Medium::VxlanUdp,
         mtu,
         gso: GsoSet { tcp4: true, tcp6: false, udp: true },
@@ -199,6 +234,21 @@ impl Port for UdpPort {
 
     fn tx_burst(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<TxReport> {
         Ok(self.io.as_mut().ok_or_else(released)?.tx.send(pool, out))
+    }
+
+    fn rx_kept(&mut self, pool: &mut FramePool, out: &mut Batch) -> io::Result<RxReport> {
+        let io = self.io.as_mut().ok_or_else(released)?;
+        let report = io.rx.rest(pool, out);
+        io.ready.set_held(io.rx.holds());
+        Ok(report)
+    }
+
+    fn handles(&self) -> io::Result<Option<Handles>> {
+        let io = self.io.as_ref().ok_or_else(released)?;
+        let mut h = Handles::new(DRIVER);
+        h.add("rx", &io.socket)?;
+        io.tx.handles(&mut h)?;
+        Ok(Some(h))
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -7,8 +7,9 @@ use super::PREFIX;
 use crate::frame::{Csum, Frame, Gso, GsoKind};
 use crate::port::losses::LossReader;
 use crate::port::whole::{self, Device, Outcome};
-use crate::port::{OpenError, vnet};
+use crate::port::{Handles, OpenError, vnet};
 use crate::wire::{be16, checksum, ether, ipv4, l4, put16};
+use std::io;
 use std::net::Ipv4Addr;
 
 /// The device's name; it goes with the process.
@@ -65,6 +66,15 @@ pub fn open(node: Ipv4Addr, port: u16, queues: u16) -> Result<Vec<Tunnel>, OpenE
 }
 
 impl Tunnel {
+    /// Goes on with the device of another process, if that had one.
+    pub fn adopt(h: &mut Handles, node: Ipv4Addr, port: u16) -> Result<Option<Tunnel>, OpenError> {
+        Ok(Device::adopt(h)?.map(|device| Tunnel { device, node, port, id: 0 }))
+    }
+
+    pub fn handles(&self, h: &mut Handles) -> io::Result<()> {
+        self.device.handles(h)
+    }
+
     /// Whether a frame, which starts at the VXLAN header, can go this way: a super-frame with its checksum
     /// unfinished that leaves room for the outer headers.
     #[inline]

@@ -4,10 +4,11 @@ use super::PREFIX;
 use super::tunnel::{To, Tunnel};
 use crate::encap::segment::{HEADER_MAX, Segments};
 use crate::frame::{BURST, Batch, Frame, FramePool};
-use crate::port::TxReport;
 use crate::port::losses::LossReader;
 use crate::port::mmsg::{Outgoing, Refusal, SendTable, UDP_PAYLOAD_MAX};
 use crate::port::whole::Outcome;
+use crate::port::{Handles, TxReport};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -96,6 +97,15 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// The sockets with their ports, and the device.
+    pub fn handles(&self, h: &mut Handles) -> io::Result<()> {
+        for (i, source) in self.sockets.iter().enumerate() {
+            h.add(super::sender_name(i), &source.socket)?;
+            h.note(super::port_name(i), source.port.into());
+        }
+        self.tunnel.as_ref().map_or(Ok(()), |t| t.handles(h))
+    }
+
     /// `sockets`: [`SOURCES`] of them. `port`: the other nodes' VXLAN port. `offload`: whether to try
     /// `UDP_SEGMENT`.
     pub fn new(sockets: Vec<Source>, port: u16, offload: bool, tunnel: Option<Tunnel>) -> Sender {
