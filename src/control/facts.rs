@@ -11,6 +11,7 @@ use super::probe;
 use super::tally::Tally;
 use crate::fib::AdjId;
 use crate::flows::Entry;
+pub use crate::forward::carry::PortTotals;
 use crate::frame::PortId;
 use crate::ops::view::{ConfigRow, ConflictRow};
 use crate::snapshot::Snapshot;
@@ -464,17 +465,6 @@ impl Shared {
     pub fn peer(&self, peer: Peer) -> PeerTotals {
         PeerTotals::of(&self.counters, peer.id).since(peer.base)
     }
-}
-
-/// What one port did, over all workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortTotals {
-    pub rx_frames: u64,
-    pub rx_bytes: u64,
-    pub tx_frames: u64,
-    pub tx_bytes: u64,
-    pub tx_dropped: u64,
-    pub rx_dropped: u64,
 }
 
 impl PortTotals {

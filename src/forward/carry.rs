@@ -41,7 +41,7 @@ pub struct Totals {
 
 /// What one port has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortTotal {
+pub struct PortTotals {
     pub rx_frames: u64,
     pub rx_bytes: u64,
     pub tx_frames: u64,
@@ -63,7 +63,7 @@ pub struct PeerTotal {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
     pub totals: Totals,
-    pub ports: Vec<(PortId, PortTotal)>,
+    pub ports: Vec<(PortId, PortTotals)>,
     pub adjacencies: Vec<(AdjId, u64)>,
     pub peers: Vec<(PeerId, PeerTotal)>,
 }

@@ -9,7 +9,7 @@ mod poll;
 mod spin;
 pub mod tap;
 
-pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotal, Totals};
+pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotals, Totals};
 pub use crate::forward::counters::{self, Counters};
 pub use mailbox::{Command, Event, Mailbox, PortHandles, Waker};
 
@@ -511,7 +511,7 @@ impl Worker {
 
     fn resume(&mut self, flows: &FlowState) {
         let snap = self.reader.get().clone();
-        self.forwarder.set_time(self.now_ms());
+        self.forwarder.set_time(now_ms());
         self.forwarder.import(&snap, flows);
         self.send();
         self.tell();

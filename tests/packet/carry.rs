@@ -7,7 +7,7 @@ use tortie::port::{Medium, mem};
 use tortie::testing::bed::{Bed, Delta};
 use tortie::testing::build::Ip4;
 use tortie::testing::net::{POD_MTU, Setup};
-use tortie::worker::{Carried, Command, FlowState, PortTotal};
+use tortie::worker::{Carried, Command, FlowState, PortTotals};
 
 #[test]
 fn held_packets_and_counts_go_to_the_next_worker() {
@@ -41,7 +41,7 @@ fn held_packets_and_counts_go_to_the_next_worker() {
     std::mem::forget(old);
 
     let before = new.counters().port(a).rx_frames.get();
-    let port = PortTotal { rx_frames: 4, ..PortTotal::default() };
+    let port = PortTotals { rx_frames: 4, ..PortTotals::default() };
     let (answer, resumed) = sync_channel(1);
     new.command(Command::Resume(flows, answer));
     new.command(Command::Carry(Box::new(Carried { totals: totals.clone(), ports: vec![(a, port)], ..Carried::default() })));

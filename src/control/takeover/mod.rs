@@ -21,7 +21,7 @@ mod channel;
 pub use channel::{Channel, MAX_FDS, Received};
 
 use crate::flows::Entry;
-use crate::worker::{FlowState, PeerTotal, PortTotal, Totals};
+use crate::worker::{FlowState, PeerTotal, PortTotals, Totals};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,9 +116,9 @@ pub struct Books {
     /// Worker by worker.
     pub workers: Vec<Totals>,
     /// By the port's key, number by number.
-    pub ports: BTreeMap<String, Vec<PortTotal>>,
+    pub ports: BTreeMap<String, Vec<PortTotals>>,
     /// Of ports that are gone, by role.
-    pub past_ports: BTreeMap<String, PortTotal>,
+    pub past_ports: BTreeMap<String, PortTotals>,
     pub routes: Vec<RouteTotal>,
     /// By underlay address.
     pub peers: BTreeMap<Ipv4Addr, PeerTotal>,
