@@ -20,7 +20,7 @@ help:
 	@echo "make lab-down   take the lab down"
 	@echo "make lab-bench  measure the lab's pods beside the kernel's own VXLAN device"
 	@echo "make test       run every test (as root: they make network namespaces)"
-	@echo "make bench      run the benchmarks of the forwarding code"
+	@echo "make bench      run the benchmarks, and print one table of them"
 	@echo "make fuzz       run every fuzz target for FUZZ_SECONDS"
 
 # Asked for before anything is built. `sudo true` and not `sudo -v`: a rule without a password may cover commands only.
@@ -75,10 +75,13 @@ test: test-needs
 	cargo test --all-features --no-run
 	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo test --all-features
 
-# Instructions are counted by valgrind.
+# Instructions are counted by valgrind. Built as the user; the daemon's own figures need root, for a network namespace.
 bench: needs
 	command -v valgrind >/dev/null || { $(SUDO) apt-get update -q; $(SUDO) apt-get install -q -y --no-install-recommends valgrind; }
-	cargo bench --features testing
+	cargo bench --features testing --no-run
+	cargo bench --features testing --bench calc --bench encap --bench fib --bench forward --bench instructions
+	$(if $(SUDO),sudo -E env "PATH=$$PATH" )cargo bench --features testing --bench sync
+	cargo bench --features testing --bench report
 
 # On a stable toolchain: coverage without the address sanitizer, which only nightly has.
 fuzz: needs

@@ -1,5 +1,6 @@
 //! Route calculation and planning at the size of a large cluster: 5,000 nodes, 20,000 blocks, 250,000 pods of which 200
-//! are local. From nothing, and object by object as updates come in; and one route among a million in the plan.
+//! are local. From nothing, and object by object as updates come in; and a million routes: in the plan alone, and as the
+//! addresses of a million pods, from the object that changed to the worker that took the new snapshot up.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
@@ -25,6 +26,7 @@ const PODS: u32 = 250_000;
 /// Pods of one node; those of this node are in its four blocks.
 const LOCAL: u32 = 200;
 const ME: &str = "node-00000.example.com";
+const MILLION: u32 = 1_000_000;
 const POD_NET: u32 = 10 << 24;
 const BLOCK_SIZE: u32 = 64;
 
@@ -262,27 +264,18 @@ fn this() -> ThisNode {
 fn million_routes(c: &mut Criterion) {
     let mut g = c.benchmark_group("plan");
     g.sample_size(10).measurement_time(Duration::from_secs(5));
-    let mut d = million(1_000_000);
+    let mut d = million(MILLION);
     let ports = ports(&Desired::default(), Medium::Ip);
     let view = View::default();
     let fresh = || {
         let (publisher, mut readers) = channel(1);
         (Planner::new(publisher, Vec::new()), readers.remove(0))
     };
-    g.bench_function("1,000,000 routes from nothing", |b| {
-        b.iter_custom(|n| {
-            let mut spent = Duration::ZERO;
-            for _ in 0..n {
-                let (mut planner, _reader) = fresh();
-                let start = Instant::now();
-                planner.update(Inputs { desired: &d, ports: &ports, view: &view }, &Delta::All, &Changes::everything());
-                spent += start.elapsed();
-            }
-            spent
-        });
-    });
+    let before = resident();
     let (mut planner, mut reader) = fresh();
     planner.update(Inputs { desired: &d, ports: &ports, view: &view }, &Delta::All, &Changes::everything());
+    reader.refresh();
+    println!("plan and snapshot: {} bytes resident a route", (resident() - before) * 1_000_000 / u64::from(MILLION));
     let prefix = IpNet::from(Ipv4Net::from(Ipv4Addr::from(POD_NET + 500_000)));
     let delta = Delta::Parts(Parts { routes: vec![prefix], ..Parts::default() });
     let mut i = 0;
@@ -295,8 +288,81 @@ fn million_routes(c: &mut Criterion) {
             reader.refresh();
         });
     });
+    g.bench_function("one route of 1,000,000 removed and added, published", |b| {
+        b.iter(|| {
+            let route = d.routes.remove(&prefix);
+            planner.update(Inputs { desired: &d, ports: &ports, view: &view }, &delta, &Changes::default());
+            reader.refresh();
+            d.routes.extend(route.map(|r| (prefix, r)));
+            planner.update(Inputs { desired: &d, ports: &ports, view: &view }, &delta, &Changes::default());
+            reader.refresh();
+        });
+    });
+    drop((planner, reader));
+    g.sample_size(10);
+    g.bench_function("1,000,000 routes from nothing", |b| {
+        b.iter_custom(|n| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..n {
+                let (mut planner, _reader) = fresh();
+                let start = Instant::now();
+                planner.update(Inputs { desired: &d, ports: &ports, view: &view }, &Delta::All, &Changes::everything());
+                spent += start.elapsed();
+            }
+            spent
+        });
+    });
     g.finish();
 }
 
-criterion_group!(benches, large_cluster, million_routes);
+/// A pod of another node with an address of its own; `turn` changes the node.
+fn single(i: u32, turn: u32) -> (Key, Object) {
+    let pod = Pod {
+        node: Some(node_name(1 + (i + turn) % (NODES - 1)).into()),
+        host_network: false,
+        addresses: [IpAddr::from(Ipv4Addr::from(POD_NET + (1 << 22) + i))].into(),
+        mac: None,
+        spoofed_sources: Box::default(),
+        floating_ips: Box::default(),
+    };
+    (key(Kind::Pod, format!("namespace-{:03}/deployment-{i:07}-abcde", i % 500)), Object::Pod(pod.into()))
+}
+
+/// Routes that follow from the pods themselves, each a prefix of its own (FelixConfiguration routeSource WorkloadIPs).
+fn million_pods(c: &mut Criterion) {
+    let mut state = Cluster::default();
+    let pool = IpPool {
+        cidr: "10.0.0.0/8".parse().expect("a CIDR"),
+        encap: Encap::Vxlan(Mode::Always),
+        disabled: false,
+        block_size: 26,
+        carries_workloads: true,
+    };
+    let felix = FelixConfiguration { route_source: Some(RouteSource::WorkloadIps), ..FelixConfiguration::default() };
+    state.insert(key(Kind::IpPool, "pool".into()), Object::IpPool(pool.into()));
+    state.insert(key(Kind::FelixConfiguration, "default".into()), Object::FelixConfiguration(felix.into()));
+    for (key, object) in (0..NODES).map(node).chain((0..MILLION).map(|i| single(i, 0))) {
+        state.insert(key, object);
+    }
+    let before = resident();
+    let start = Instant::now();
+    let mut control = Control::new(state);
+    control.first();
+    let routes = control.planner.installed().len();
+    println!("{routes} routes from a million pods: {:.2} s", start.elapsed().as_secs_f64());
+    println!("indexes, calculation, plan and snapshot: {} bytes resident a route", (resident() - before) * 1_000_000 / routes as u64);
+    let mut g = c.benchmark_group("pods");
+    g.sample_size(50).measurement_time(Duration::from_secs(5));
+    let mut turn = 0u32;
+    g.bench_function("one of 1,000,000 moves: object to snapshot", |b| {
+        b.iter(|| {
+            turn += 1;
+            control.put([single(turn.wrapping_mul(7919) % MILLION, turn)]);
+        });
+    });
+    g.finish();
+}
+
+// Those that read their memory from the process go first, while it holds nothing else.
+criterion_group!(benches, million_routes, million_pods, large_cluster);
 criterion_main!(benches);

@@ -12,13 +12,20 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Adjacencies per chunk of the copy-on-write table.
+/// Adjacencies that are copied together when one of them changes: 8 KiB.
 const CHUNK: usize = 64;
+/// Chunks of a page. A new generation counts a reference to each page, and to each chunk of a page that changed: with a
+/// million adjacencies 489 and 32.
+const PAGE: usize = 32;
 
-/// Adjacencies by number; chunks that did not change are shared with the generations before.
+type Chunk = [Adjacency; CHUNK];
+type Page = [Arc<Chunk>; PAGE];
+
+/// Adjacencies by number, copied on write: generations share what did not change.
 #[derive(Clone)]
 pub struct AdjTable {
-    chunks: Vec<Arc<[Adjacency; CHUNK]>>,
+    pages: Vec<Arc<Page>>,
+    len: usize,
 }
 
 impl Default for AdjTable {
@@ -30,31 +37,37 @@ impl Default for AdjTable {
 impl AdjTable {
     /// Holds number 0, drop(no-route).
     pub fn new() -> AdjTable {
-        let mut t = AdjTable { chunks: Vec::new() };
+        let mut t = AdjTable { pages: Vec::new(), len: 0 };
         t.set(AdjId::NO_ROUTE, Adjacency::drop(crate::drop::DropReason::NoRoute));
         t
     }
 
+    /// Panics on a number from [`AdjTable::len`] on, or answers drop(no-route).
     #[inline(always)]
     pub fn get(&self, id: AdjId) -> &Adjacency {
-        &self.chunks[id.index() / CHUNK][id.index() % CHUNK]
+        let i = id.index();
+        &self.pages[i / (CHUNK * PAGE)][i / CHUNK % PAGE][i % CHUNK]
     }
 
     /// Puts an adjacency at a number, growing the table as needed.
     pub fn set(&mut self, id: AdjId, adj: Adjacency) {
-        while self.chunks.len() <= id.index() / CHUNK {
-            self.chunks.push(Arc::new([Adjacency::drop(crate::drop::DropReason::NoRoute); CHUNK]));
+        let i = id.index();
+        if self.pages.len() <= i / (CHUNK * PAGE) {
+            let empty = Arc::new([Adjacency::drop(crate::drop::DropReason::NoRoute); CHUNK]);
+            self.pages.resize_with(i / (CHUNK * PAGE) + 1, || Arc::new(std::array::from_fn(|_| empty.clone())));
         }
-        Arc::make_mut(&mut self.chunks[id.index() / CHUNK])[id.index() % CHUNK] = adj;
+        let page = Arc::make_mut(&mut self.pages[i / (CHUNK * PAGE)]);
+        Arc::make_mut(&mut page[i / CHUNK % PAGE])[i % CHUNK] = adj;
+        self.len = self.len.max(i + 1);
     }
 
-    /// One more than the highest number that `get` answers.
+    /// One more than the highest number that was set.
     pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.len == 0
     }
 }
 

@@ -66,8 +66,8 @@ impl Datastore {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// Interface towards the other nodes.
-    pub interface: String,
+    /// Interface towards the other nodes; `None`: the one that has the node's address.
+    pub interface: Option<String>,
     pub driver: UplinkDriver,
     pub super_frames: SuperFrames,
 }
@@ -239,7 +239,7 @@ fn read(root: &Field, folder: &Path, in_kubernetes: bool) -> Result<(Option<Stri
         felix: FelixConfiguration::default(),
         origins: Origins::default(),
     };
-    if config.host.interface == config.uplink.interface {
+    if config.uplink.interface.as_ref() == Some(&config.host.interface) {
         return Err(root
             .at(&["host", "interface"])?
             .error(format!("{} is the uplink; the host device needs a name of its own", config.host.interface)));
@@ -267,13 +267,10 @@ fn datastore(f: &Field, folder: &Path, in_kubernetes: bool) -> Result<Datastore,
 
 fn uplink(f: &Field) -> Result<Uplink, FieldError> {
     f.only(&["interface", "driver", "super-frames"])?;
-    let interface = f.get("interface")?.interface_name()?.ok_or_else(|| {
-        f.get("interface").map_or_else(|e| e, |i| i.error("missing; the name of the interface towards the other nodes is required"))
-    })?;
     let drivers = [("auto", UplinkDriver::Auto), ("af-xdp", UplinkDriver::AfXdp), ("socket", UplinkDriver::Socket)];
     let super_frames = [("auto", SuperFrames::Auto), ("off", SuperFrames::Off)];
     Ok(Uplink {
-        interface,
+        interface: f.get("interface")?.interface_name()?,
         driver: f.get("driver")?.one_of(&drivers)?.unwrap_or_default(),
         super_frames: f.get("super-frames")?.one_of(&super_frames)?.unwrap_or_default(),
     })
@@ -350,7 +347,7 @@ mod tests {
         let want = Config {
             node: "a".into(),
             datastore: Datastore::File { path: "/d".into() },
-            uplink: Uplink { interface: "eth0".into(), driver: UplinkDriver::Auto, super_frames: SuperFrames::Auto },
+            uplink: Uplink { interface: Some("eth0".into()), driver: UplinkDriver::Auto, super_frames: SuperFrames::Auto },
             workloads: Workloads { driver: WorkloadDriver::Auto },
             host: Host { interface: "tunl-tortie".into() },
             workers: 1,
@@ -393,6 +390,7 @@ mod tests {
 
     #[test]
     fn node_defaults_to_the_hostname() {
+        assert_eq!(parse("node: a\ndatastore: {path: /d}\n").unwrap().uplink.interface, None);
         let c = parse("datastore: {path: /d}\nuplink: {interface: eth0}\n").unwrap();
         assert!(!c.node.is_empty() && c.node == c.node.to_lowercase());
     }
@@ -443,7 +441,6 @@ mod tests {
             ),
             ("datastore:\n  kubeconfig: /d\n", ":2: datastore.kubeconfig: only for kind kubernetes; set datastore.kind to that"),
             ("datastore:\n  kind: kubernetes\n  kubeconfig: ''\n", ":3: datastore.kubeconfig: must not be empty"),
-            ("datastore: {path: /d}\nuplink: {driver: auto}\n", ":2: uplink.interface: missing; the name of the interface"),
             (
                 "datastore: {path: /d}\nuplink:\n  interface: abcdefghijklmnop\n",
                 ":3: uplink.interface: \"abcdefghijklmnop\" is not an interface name: 16 bytes",

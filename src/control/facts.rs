@@ -412,15 +412,7 @@ impl Shared {
 }
 
 /// What one port did, over all workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortTotals {
-    pub rx_frames: u64,
-    pub rx_bytes: u64,
-    pub tx_frames: u64,
-    pub tx_bytes: u64,
-    pub tx_dropped: u64,
-    pub rx_dropped: u64,
-}
+pub use crate::worker::PortTotal as PortTotals;
 
 impl PortTotals {
     /// The sum over workers for a port number.

@@ -77,8 +77,8 @@ fn row(key: impl Into<String>, value: impl Into<String>, source: impl Into<Strin
 }
 
 /// Every setting of this node.
-pub fn rows(config: &Config, cluster: &Cluster, report: &Report, pod_mtu: Option<u16>) -> Vec<ConfigRow> {
-    let mut out = file_rows(config);
+pub fn rows(config: &Config, cluster: &Cluster, report: &Report, uplink: &str, pod_mtu: Option<u16>) -> Vec<ConfigRow> {
+    let mut out = file_rows(config, uplink);
     if config.datastore.is_written() {
         out.extend(start_rows(&config.start, &config.origins));
     }
@@ -94,7 +94,7 @@ pub fn rows(config: &Config, cluster: &Cluster, report: &Report, pod_mtu: Option
     out
 }
 
-fn file_rows(config: &Config) -> Vec<ConfigRow> {
+fn file_rows(config: &Config, uplink: &str) -> Vec<ConfigRow> {
     let of = |key: &str| config.origins.of(key, &[]);
     let path = |p: &Path| p.display().to_string();
     let node = match config.origins.of("node", &["NODENAME"]) {
@@ -105,7 +105,11 @@ fn file_rows(config: &Config) -> Vec<ConfigRow> {
     let mut out = vec![row("node", &config.node, node)];
     out.extend(datastore_rows(config));
     out.extend([
-        row("uplink.interface", &config.uplink.interface, of("uplink.interface")),
+        match (&config.uplink.interface, uplink) {
+            (Some(name), _) => row("uplink.interface", name, of("uplink.interface")),
+            (None, "") => row("uplink.interface", "", "no interface has the node's address yet"),
+            (None, found) => row("uplink.interface", found, "detected: it has the node's address"),
+        },
         row("uplink.driver", uplink_driver(config.uplink.driver), of("uplink.driver")),
         row("workloads.driver", workload_driver(config.workloads.driver), of("workloads.driver")),
         row("host.interface", &config.host.interface, of("host.interface")),

@@ -252,7 +252,8 @@ impl Worker {
         if let Some(since) = asleep
             && found.ports > 0
         {
-            self.spin.slept(since.elapsed());
+            let now = Instant::now();
+            self.spin.slept(now - since, now);
         }
         if found.mailbox {
             // Cleared before the commands are read: one that comes later wakes us again.
@@ -510,7 +511,7 @@ impl Worker {
 
     fn resume(&mut self, flows: &FlowState) {
         let snap = self.reader.get().clone();
-        self.forwarder.set_time(self.now_ms());
+        self.forwarder.set_time(now_ms());
         self.forwarder.import(&snap, flows);
         self.send();
         self.tell();

@@ -5,7 +5,8 @@
 //! The window follows what happened, as Linux's KVM halt polling (`halt_poll_ns`) does: short sleeps widen it,
 //! vain looking narrows it, so that a worker without traffic, or with a packet now and then, does not look at all.
 //! Between two looks the worker yields the core. When it gets it back late, others have use for it: then there is
-//! no looking for a time that doubles from one such case to the next.
+//! no looking for a time that doubles from one such case to the next. The same if packets come just after vain looks time
+//! and again: the kernel may leave the core to one that yields, and who would send the packet waits for that core.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,10 @@ const LATE: Duration = Duration::from_micros(200);
 /// How long a worker refrains after that, at first and at most.
 const REST_FIRST: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_millis(100);
+/// What a vain look costs if a packet comes just after it, in looks that find one: a window against a wakeup.
+const MISS: u32 = 3;
+/// So much more lost than gained, and looking does not pay.
+const LOSS: u32 = 8;
 
 /// How one round of looking ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +38,16 @@ pub struct Spin {
     window: Duration,
     rest: Duration,
     rest_until: Option<Instant>,
+    /// What looking has cost more than it has gained.
+    loss: u32,
+    /// The last look was vain.
+    vain: bool,
 }
 
 impl Spin {
     /// `limit`: the widest window; zero never looks.
     pub fn new(limit: Duration) -> Spin {
-        Spin { limit, window: Duration::ZERO, rest: Duration::ZERO, rest_until: None }
+        Spin { limit, window: Duration::ZERO, rest: Duration::ZERO, rest_until: None, loss: 0, vain: false }
     }
 
     /// How long to look now.
@@ -52,25 +61,40 @@ impl Spin {
 
     /// Takes note of a round of looking.
     pub fn ended(&mut self, outcome: Outcome, now: Instant) {
+        self.vain = outcome == Outcome::Vain;
         match outcome {
-            Outcome::Found => self.rest -= self.rest / 16,
+            Outcome::Found => {
+                self.rest -= self.rest / 16;
+                self.loss = self.loss.saturating_sub(1);
+            }
             Outcome::Vain => {
                 self.window /= 2;
                 if self.window < self.limit / 8 {
                     self.window = Duration::ZERO;
                 }
             }
-            Outcome::Contended => {
-                self.rest = (self.rest * 2).clamp(REST_FIRST, REST_MAX);
-                self.rest_until = Some(now + self.rest);
-            }
+            Outcome::Contended => self.refrain(now),
         }
     }
 
-    /// Takes note of a sleep that a packet ended.
-    pub fn slept(&mut self, time: Duration) {
-        if time < self.limit * 2 {
-            self.window = (self.window * 2).clamp(self.limit / 4, self.limit);
+    fn refrain(&mut self, now: Instant) {
+        self.rest = (self.rest * 2).clamp(REST_FIRST, REST_MAX);
+        self.rest_until = Some(now + self.rest);
+        self.loss = 0;
+    }
+
+    /// Takes note of a sleep that a packet ended at `now`.
+    pub fn slept(&mut self, time: Duration, now: Instant) {
+        let vain = std::mem::take(&mut self.vain);
+        if time >= self.limit * 2 {
+            return;
+        }
+        self.window = (self.window * 2).clamp(self.limit / 4, self.limit);
+        if vain {
+            self.loss += MISS;
+            if self.loss > LOSS {
+                self.refrain(now);
+            }
         }
     }
 
@@ -109,7 +133,7 @@ mod tests {
         assert_eq!(s.window(now), Duration::ZERO);
         let mut widths = Vec::new();
         for _ in 0..4 {
-            s.slept(LIMIT);
+            s.slept(LIMIT, now);
             widths.push(s.window(now).as_micros());
         }
         assert_eq!(widths, [16, 32, 64, 64]);
@@ -122,14 +146,48 @@ mod tests {
         }
         assert_eq!(widths, [32, 16, 8, 0, 0]);
         // A sleep as long as that says nothing for looking.
-        s.slept(LIMIT * 2);
+        s.slept(LIMIT * 2, now);
         assert_eq!(s.window(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn looking_that_does_not_pay_is_given_up_for_a_time() {
+        let (mut s, now) = (Spin::new(LIMIT), Instant::now());
+        let sleep_after = |s: &mut Spin, outcome| {
+            s.ended(outcome, now);
+            s.slept(LIMIT, now);
+        };
+        // The packet came just after each look.
+        sleep_after(&mut s, Outcome::Vain);
+        sleep_after(&mut s, Outcome::Vain);
+        assert!(s.window(now) > Duration::ZERO);
+        sleep_after(&mut s, Outcome::Vain);
+        assert_eq!(s.window(now + REST_FIRST / 2), Duration::ZERO);
+        let mut now = now + REST_FIRST;
+        assert!(s.window(now) > Duration::ZERO);
+        // Every other look finds one: still more is lost than gained.
+        let mut looks = 0;
+        while !s.window(now).is_zero() {
+            s.ended(Outcome::Found, now);
+            s.ended(Outcome::Vain, now);
+            s.slept(LIMIT, now);
+            looks += 1;
+        }
+        assert!((3..8).contains(&looks), "{looks}");
+        // Seven in eight do.
+        now += REST_MAX;
+        for _ in 0..100 {
+            (0..7).for_each(|_| s.ended(Outcome::Found, now));
+            s.ended(Outcome::Vain, now);
+            s.slept(LIMIT, now);
+            assert!(s.window(now) > Duration::ZERO);
+        }
     }
 
     #[test]
     fn a_core_in_use_by_others_is_left_to_them_for_longer_and_longer() {
         let (mut s, mut now) = (Spin::new(LIMIT), Instant::now());
-        s.slept(LIMIT);
+        s.slept(LIMIT, now);
         for rest in [5, 10, 20, 40, 80, 100, 100] {
             assert!(s.window(now) > Duration::ZERO);
             s.ended(Outcome::Contended, now);
@@ -147,8 +205,8 @@ mod tests {
     #[test]
     fn never_looks_with_a_limit_of_zero() {
         let mut s = Spin::new(Duration::ZERO);
-        s.slept(Duration::ZERO);
-        s.slept(Duration::from_micros(1));
+        s.slept(Duration::ZERO, Instant::now());
+        s.slept(Duration::from_micros(1), Instant::now());
         assert_eq!(s.window(Instant::now()), Duration::ZERO);
     }
 

@@ -261,6 +261,20 @@ fn pools_by_the_environment() {
     assert_eq!(made(&[], &host(&[("eth0", "192.168.1.1/24"), ("docker0", "172.16.0.1/24")])), ["172.17.0.0/16"]);
     assert_eq!(made(&[("CALICO_IPV4POOL_CIDR", "192.168.0.0/16")], &host(&[("eth0", "192.168.1.1/24")])), ["192.168.0.0/16"]);
     assert!(made(&[("NO_DEFAULT_POOLS", "true")], &here()).is_empty() && made(&[("CALICO_IPV4POOL_CIDR", "none")], &here()).is_empty());
+    // What kubeadm knows goes before what is free; without the right to read it the node goes on.
+    let kubeadm = || {
+        let (store, known) = (store(), json!({"ClusterConfiguration": "networking:\n  podSubnet: 10.32.0.0/16\n"}));
+        store.put(Resource::ConfigMap, json!({"metadata": {"namespace": "kube-system", "name": "kubeadm-config"}, "data": known}));
+        store
+    };
+    let cidr = |store: &MemObjects| get(store, Resource::IpPool, "default-ipv4-ippool")["spec"]["cidr"].clone();
+    let refused = kubeadm().before(|op| match op {
+        Op::Get(id) if id.resource == Resource::ConfigMap => Err(AccessError::Forbidden { what: "get".into(), message: "no".into() }),
+        _ => Ok(()),
+    });
+    assert_eq!((run(&refused, &[], &here()).unwrap(), cidr(&refused)), (vec![], json!("192.168.0.0/16")));
+    let open = kubeadm();
+    assert_eq!((run(&open, &[], &here()).unwrap(), cidr(&open)), (vec![], json!("10.32.0.0/16")));
     // A pool of IPv6 does not stand for one of IPv4, and another node may come first.
     let store = store();
     store.put(Resource::IpPool, json!({"metadata": {"name": "v6"}, "spec": {"cidr": "fd00::/48"}}));

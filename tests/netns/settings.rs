@@ -76,3 +76,22 @@ fn the_mtu_file_follows_links_and_pools() {
     until("a new value over a foreign one", || holds("1430"));
     assert_eq!(p.a.client().status().unwrap().problems, [""; 0]);
 }
+
+#[test]
+fn without_a_name_the_uplink_is_the_interface_with_the_nodes_address() {
+    let mut p = Pair::new("socket", 1);
+    let text = std::fs::read_to_string(&p.a.config).unwrap();
+    std::fs::write(&p.a.config, text.replace("interface: eth0, ", "")).unwrap();
+    p.start();
+    p.expect_both_ways("on eth0");
+    assert_eq!(row(&p.a.client().config().unwrap(), "uplink.interface"), ("eth0", "detected: it has the node's address"));
+    p.a.ns.sh("ip link set eth0 down; ip link set eth0 name wan0; ip link set wan0 up");
+    until("the new name", || p.a.client().status().unwrap().uplink == "wan0");
+    p.expect_both_ways("on wan0");
+    // Without the address it stays, and says what is missing.
+    p.a.ns.sh("ip addr del 10.1.0.1/24 dev wan0");
+    until("the problem", || p.a.client().status().unwrap().problems.iter().any(|l| l.contains("10.1.0.1 is not on any interface")));
+    assert_eq!(p.a.client().status().unwrap().uplink, "wan0");
+    p.a.ns.sh("ip addr add 10.1.0.1/24 dev wan0");
+    p.expect_both_ways("with its address back");
+}

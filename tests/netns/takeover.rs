@@ -327,7 +327,7 @@ impl Impostor {
 
     fn pause(&mut self) {
         self.0.send(&Say::Pause, &[]).unwrap();
-        assert!(matches!(self.reply(), Reply::Paused(_)));
+        assert!(matches!(self.reply(), Reply::Paused(..)));
     }
 }
 

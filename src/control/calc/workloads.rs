@@ -1,11 +1,12 @@
 //! The pods of other nodes address by address, for clusters whose routes follow from them.
 
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// Where an address was found. Endpoints count before pods, then the first by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Object {
     Endpoint(String),
     Pod(String),
@@ -16,7 +17,7 @@ pub(super) type Held = Vec<(Ipv4Addr, Arc<str>)>;
 
 #[derive(Default)]
 pub(super) struct Workloads {
-    by_object: BTreeMap<Object, Held>,
+    by_object: FxHashMap<Object, Held>,
     by_address: BTreeMap<(Ipv4Addr, Object), Arc<str>>,
 }
 

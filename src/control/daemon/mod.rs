@@ -94,7 +94,7 @@ pub fn run(config_path: &Path, takeover: bool, serve: Serve) -> Result<(), Daemo
     runtime.block_on(async {
         let before = if takeover { start::running().map_err(fail("look for the running daemon"))? } else { None };
         let claim = if before.is_none() { Some(start::Claim::take(&config.api.socket)?) } else { None };
-        tracing::info!("tortie {} on node {}, uplink {}", env!("CARGO_PKG_VERSION"), config.node, config.uplink.interface);
+        tracing::info!("tortie {} on node {}", env!("CARGO_PKG_VERSION"), config.node);
         if !start::ip_forward() {
             tracing::warn!(
                 "net.ipv4.ip_forward is 0: packets between pods and what lies beyond this node will not be forwarded; set it to 1"
@@ -165,6 +165,8 @@ struct Daemon {
     netlink: Netlink,
     resolver: Resolver,
     ports: PortManager<KernelOpener>,
+    /// The interface towards the other nodes; empty until it is known.
+    uplink: String,
     planner: Planner,
     workers: Workers,
     shared: Arc<Shared>,
@@ -226,7 +228,8 @@ impl Daemon {
         }
         let workers = Workers::start(readers, config.spin, claim.is_none()).map_err(fail("start the workers"))?;
         let opener = KernelOpener::new(&config, workers.umems());
-        let facts = Facts { node: config.node.clone(), uplink: config.uplink.interface.clone(), ..Facts::default() };
+        let uplink = config.uplink.interface.clone().unwrap_or_default();
+        let facts = Facts { node: config.node.clone(), uplink: uplink.clone(), ..Facts::default() };
         let (sender, requests) = unbounded_channel();
         let shared = Arc::new(Shared::new(facts, workers.counters(), sender));
         shared.set_monitoring(report::monitoring(&config, &cluster));
@@ -243,6 +246,7 @@ impl Daemon {
             netlink,
             resolver: Resolver::default(),
             ports: PortManager::new(opener, workers.mailboxes(), workers.counters()),
+            uplink,
             planner: Planner::new(publisher, workers.counters()),
             workers,
             shared,
@@ -371,9 +375,10 @@ impl Daemon {
         if changed != Changed::none() {
             self.shared.tally().calculations.add(started.elapsed());
         }
+        let moved = self.find_uplink();
         let desired = self.calculator.desired();
         if let Some(node) = &desired.node
-            && (dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
+            && (moved || dirty.wishes || delta.has_endpoints() || dirty.host.links || dirty.host.addresses)
         {
             let wishes = ports::wishes(desired, node, self.netlink.view(), &self.fixed());
             self.ports.sync(wishes, now);
@@ -415,11 +420,25 @@ impl Daemon {
 
     fn fixed(&self) -> Fixed {
         Fixed {
-            uplink: self.config.uplink.interface.clone(),
+            uplink: self.uplink.clone(),
             host: self.config.host.interface.clone(),
             tap_only: self.config.workloads.driver == WorkloadDriver::Tap,
             veth_only: matches!(self.config.workloads.driver, WorkloadDriver::Veth | WorkloadDriver::AfPacket | WorkloadDriver::AfXdp),
         }
+    }
+
+    /// Finds the uplink by the node's address, if it is not configured; whether it is another one now. While no
+    /// interface has the address, the last one stays.
+    fn find_uplink(&mut self) -> bool {
+        let Some(node) = self.calculator.desired().node.as_ref().filter(|_| self.config.uplink.interface.is_none()) else {
+            return false;
+        };
+        let view = self.netlink.view();
+        let found = view.link_with(node.address.addr()).filter(|l| l.name != self.config.host.interface && l.name != "lo");
+        let Some(name) = found.map(|l| l.name.clone()).filter(|n| *n != self.uplink) else { return false };
+        tracing::info!("the uplink is {name}, which has the node's address {}", node.address.addr());
+        self.uplink = name;
+        true
     }
 
     fn host_changed(&mut self) {

@@ -60,7 +60,7 @@ impl Daemon {
         let census = Census::of(&self.cluster);
         Facts {
             node: self.config.node.clone(),
-            uplink: self.config.uplink.interface.clone(),
+            uplink: self.uplink.clone(),
             in_sync: self.in_sync,
             generation: self.planner.generation(),
             address: node.map(|n| n.address.addr()),
@@ -72,7 +72,7 @@ impl Daemon {
             neighbours: self.neighbours(),
             ports,
             endpoints: self.endpoints(),
-            config: origins::rows(&self.config, &self.cluster, &self.node.report(), self.pod_mtu()),
+            config: origins::rows(&self.config, &self.cluster, &self.node.report(), &self.uplink, self.pod_mtu()),
             problems: desired.warnings.iter().cloned().chain(self.other_problems()).collect(),
             nodes: census.nodes,
             workloads: census.workloads,
@@ -119,7 +119,7 @@ impl Daemon {
 
     /// What pods are to use; `None` until this node and its uplink are known.
     pub(super) fn pod_mtu(&self) -> Option<u16> {
-        let (view, uplink) = (self.netlink.view(), &self.config.uplink.interface);
+        let (view, uplink) = (self.netlink.view(), &self.uplink);
         let node = self.calculator.desired().node.as_ref().filter(|_| view.link_by_name(uplink).is_some())?;
         Some(plan::pod_mtu(node, plan::host_mtu(node, view, uplink)))
     }
@@ -161,7 +161,7 @@ impl Daemon {
 
     /// VTEPs, then what the kernel knows of other nodes on the uplink, then pods.
     fn neighbours(&self) -> Vec<NeighFact> {
-        let uplink = &self.config.uplink.interface;
+        let uplink = &self.uplink;
         let desired = self.calculator.desired();
         let mut out = Vec::new();
         for v in desired.vteps.values() {

@@ -19,6 +19,8 @@ pub enum Resource {
     Namespace,
     /// Core `v1`.
     ServiceAccount,
+    /// Core `v1`.
+    ConfigMap,
     IpPool,
     IpReservation,
     IpamBlock,
@@ -41,11 +43,12 @@ pub enum Resource {
 }
 
 impl Resource {
-    pub const ALL: [Resource; 21] = [
+    pub const ALL: [Resource; 22] = [
         Resource::Node,
         Resource::Pod,
         Resource::Namespace,
         Resource::ServiceAccount,
+        Resource::ConfigMap,
         Resource::IpPool,
         Resource::IpReservation,
         Resource::IpamBlock,
@@ -72,6 +75,7 @@ impl Resource {
             Resource::Pod => "Pod",
             Resource::Namespace => "Namespace",
             Resource::ServiceAccount => "ServiceAccount",
+            Resource::ConfigMap => "ConfigMap",
             Resource::IpPool => "IPPool",
             Resource::IpReservation => "IPReservation",
             Resource::IpamBlock => "IPAMBlock",
@@ -93,13 +97,18 @@ impl Resource {
 
     /// Whether it is Kubernetes' own (`v1`) and not Calico's.
     pub fn is_core(self) -> bool {
-        matches!(self, Resource::Node | Resource::Pod | Resource::Namespace | Resource::ServiceAccount)
+        matches!(self, Resource::Node | Resource::Pod | Resource::Namespace | Resource::ServiceAccount | Resource::ConfigMap)
     }
 
     pub fn is_namespaced(self) -> bool {
         matches!(
             self,
-            Resource::Pod | Resource::ServiceAccount | Resource::NetworkPolicy | Resource::NetworkSet | Resource::WorkloadEndpoint
+            Resource::Pod
+                | Resource::ServiceAccount
+                | Resource::ConfigMap
+                | Resource::NetworkPolicy
+                | Resource::NetworkSet
+                | Resource::WorkloadEndpoint
         )
     }
 }

@@ -146,6 +146,11 @@ impl View {
         self.links.values().find(|l| l.name == name)
     }
 
+    /// The interface that has an IPv4 address; the one that was made last, if there are several.
+    pub fn link_with(&self, address: Ipv4Addr) -> Option<&Link> {
+        self.addresses.iter().rev().filter(|(_, a)| a.addr() == address).find_map(|(dev, _)| self.links.get(dev))
+    }
+
     /// IPv4 addresses of one interface.
     pub fn addresses_of(&self, dev: u32) -> impl Iterator<Item = Ipv4Net> {
         self.addresses.iter().filter(move |(d, _)| *d == dev).map(|(_, a)| *a)

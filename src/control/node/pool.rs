@@ -2,13 +2,16 @@
 
 use super::detect::Interface;
 use super::settings::PoolSetting;
-use crate::control::datastore::objects::{Access, AccessError, Objects, Resource};
+use crate::control::datastore::objects::{Access, AccessError, Id, Objects, Resource};
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 
 const NAME: &str = "default-ipv4-ippool";
 const PREFERRED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16);
+
+/// Where kubeadm keeps what its cluster was made with.
+const KUBEADM: (&str, &str) = ("kube-system", "kubeadm-config");
 
 /// 192.168.0.0/16, or the first /16 of 172.16.0.0/12 in which the host has no address; the former when all are in use.
 pub fn free_range(interfaces: &[Interface]) -> Ipv4Net {
@@ -23,7 +26,10 @@ pub async fn ensure<O: Objects>(objects: &O, setting: &PoolSetting, interfaces: 
     if pools.iter().any(|p| p["spec"]["cidr"].as_str().is_some_and(|c| c.parse::<Ipv4Net>().is_ok())) {
         return Ok(());
     }
-    let cidr = setting.cidr.unwrap_or_else(|| free_range(interfaces));
+    let cidr = match setting.cidr {
+        Some(cidr) => cidr,
+        None => kubeadms(objects).await?.unwrap_or_else(|| free_range(interfaces)),
+    };
     match objects.create(Resource::IpPool, object(setting, cidr)).await {
         Ok(_) => {
             let modes = setting.modes;
@@ -33,6 +39,25 @@ pub async fn ensure<O: Objects>(objects: &O, setting: &PoolSetting, interfaces: 
         Err(AccessError::AlreadyExists { .. }) => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// The range for pods that the cluster was made with by kubeadm.
+async fn kubeadms<O: Objects>(objects: &O) -> Access<Option<Ipv4Net>> {
+    match objects.get(&Id::namespaced(Resource::ConfigMap, KUBEADM.0, KUBEADM.1)).await {
+        Ok(found) => Ok(found.and_then(|map| pod_subnet(map["data"]["ClusterConfiguration"].as_str()?))),
+        // A cluster that kubeadm did not make has nothing to read there, and often no right for it.
+        Err(AccessError::Forbidden { message, .. }) => {
+            tracing::info!("node: kubeadm's configuration is not read for its podSubnet: {message}");
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The IPv4 range of `podSubnet`, one line of the document, as calico/node reads it.
+fn pod_subnet(configuration: &str) -> Option<Ipv4Net> {
+    let value = configuration.lines().find_map(|l| l.trim_start().strip_prefix("podSubnet:"))?;
+    value.trim().trim_matches(['"', '\'']).split(',').find_map(|c| c.trim().parse().ok())
 }
 
 fn object(setting: &PoolSetting, cidr: Ipv4Net) -> Value {
@@ -56,6 +81,14 @@ fn object(setting: &PoolSetting, cidr: Ipv4Net) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_range_that_kubeadm_knows() {
+        let of = |line: &str| pod_subnet(&format!("kind: ClusterConfiguration\nnetworking:\n{line}\n  serviceSubnet: 10.96.0.0/12\n"));
+        assert_eq!(of("  podSubnet: 10.20.0.0/16"), Some("10.20.0.0/16".parse().unwrap()));
+        assert_eq!(of("  podSubnet: \"fd00::/48, 10.20.0.0/16\""), Some("10.20.0.0/16".parse().unwrap()));
+        assert_eq!((of("  podSubnet: fd00::/48"), of("  podSubnet:"), of("")), (None, None, None));
+    }
 
     #[test]
     fn a_range_that_the_host_does_not_use() {

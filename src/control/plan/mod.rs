@@ -250,11 +250,16 @@ impl Planner {
         for prefix in gone {
             dirty |= self.uninstall(prefix);
         }
+        // New ones are entered together: in order, that takes no search for each of a million.
+        let mut fresh = Vec::new();
         for (prefix, route) in &inputs.desired.routes {
             if let Some(prefix) = v4(prefix) {
-                dirty |= self.install(inputs, node, prefix, route.clone(), oldest);
+                let (differs, new) = self.put(inputs, node, prefix, route.clone(), oldest);
+                dirty |= differs;
+                fresh.extend(new.map(|new| (prefix, new)));
             }
         }
+        self.installed.append(&mut fresh.into_iter().collect());
         for prefix in host.into_iter().filter(|p| !inputs.desired.routes.contains_key(&IpNet::V4(*p))) {
             dirty |= self.install(inputs, node, prefix, Route::Host, oldest);
         }
@@ -263,7 +268,7 @@ impl Planner {
 
     /// The way of flows that are the host's; no prefix leads to it.
     fn update_host_flow(&mut self, inputs: Inputs<'_>, node: &ThisNode) -> bool {
-        let punt = Context { inputs, node, ways: &mut self.ways, taken: None }.punt(PuntReason::HostFlow);
+        let punt = Context { inputs, node, ways: &mut self.ways, peers: &self.peers, taken: None }.punt(PuntReason::HostFlow);
         let differs = *self.adjacencies.get(AdjId::HOST_FLOW) != punt;
         self.adjacencies.set(AdjId::HOST_FLOW, punt);
         differs
@@ -277,31 +282,39 @@ impl Planner {
 
     /// Puts one route in force; true if the data plane sees a difference.
     fn install(&mut self, inputs: Inputs<'_>, node: &ThisNode, prefix: Ipv4Net, route: Route, oldest: u64) -> bool {
-        let before = self.installed.get(&prefix).and_then(|i| i.route.underlay());
+        let (differs, new) = self.put(inputs, node, prefix, route, oldest);
+        if let Some(new) = new {
+            self.installed.insert(prefix, new);
+        }
+        differs
+    }
+
+    /// The same, but a route that is new is returned, for the caller to enter under its prefix.
+    fn put(&mut self, inputs: Inputs<'_>, node: &ThisNode, prefix: Ipv4Net, route: Route, oldest: u64) -> (bool, Option<Installed>) {
+        let old = self.installed.get_mut(&prefix);
         let mut context = Context { inputs, node, ways: &mut self.ways, peers: &self.peers, taken: None };
         let adjacency = match (&route, prefix.prefix_len()) {
             (Route::Host, 0) => context.punt(PuntReason::HostRoute),
             _ => context.build(prefix, &route),
         };
         let taken = context.taken;
-        if let Some(before) = before.filter(|b| taken != Some(*b)) {
+        if let Some(before) = old.as_ref().and_then(|i| i.route.underlay()).filter(|b| taken != Some(*b)) {
             self.ways.release(prefix, before);
         }
-        if let Some(i) = self.installed.get_mut(&prefix) {
-            i.route = route;
-            if *self.adjacencies.get(i.id) == adjacency {
-                return false;
-            }
-            // In place: the route keeps its number and its packet count.
-            self.adjacencies.set(i.id, adjacency);
-            return true;
+        let Some(i) = old else {
+            let id = AdjId(self.numbers.take(oldest));
+            let base = hits(&self.counters, id).unwrap_or(0);
+            self.adjacencies.set(id, adjacency);
+            self.table.insert(prefix, id);
+            return (true, Some(Installed { route, id, base }));
+        };
+        i.route = route;
+        if *self.adjacencies.get(i.id) == adjacency {
+            return (false, None);
         }
-        let id = AdjId(self.numbers.take(oldest));
-        let base = hits(&self.counters, id).unwrap_or(0);
-        self.adjacencies.set(id, adjacency);
-        self.table.insert(prefix, id);
-        self.installed.insert(prefix, Installed { route, id, base });
-        true
+        // In place: the route keeps its number and its packet count.
+        self.adjacencies.set(i.id, adjacency);
+        (true, None)
     }
 
     fn uninstall(&mut self, prefix: Ipv4Net) -> bool {

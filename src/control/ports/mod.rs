@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 
 /// A worker that does not confirm a close within this time is taken to have done it.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// Ports that are opened in one go. To attach a program to an interface the kernel waits for an RCU grace period, some ten
+/// milliseconds: what is open is put in force before the next ones, or the routes would wait for a node's last pod.
+const OPENED_AT_ONCE: usize = 8;
 
 /// Opens ports: the kernel in the daemon, memory in tests. An error is the list of methods that were refused.
 pub trait Opener {
@@ -87,6 +90,8 @@ pub struct PortManager<O> {
     problems: Vec<String>,
     /// What ports that are gone had done, by role.
     past: BTreeMap<&'static str, PortTotals>,
+    /// How many may still be opened this time.
+    room: usize,
 }
 
 impl<O: Opener> PortManager<O> {
@@ -102,6 +107,7 @@ impl<O: Opener> PortManager<O> {
             learned: BTreeMap::new(),
             problems: Vec::new(),
             past: BTreeMap::new(),
+            room: 0,
         }
     }
 
@@ -110,8 +116,9 @@ impl<O: Opener> PortManager<O> {
     }
 
     /// Opens what is wanted and possible, closes what is not wanted any more, tries again what is due. True
-    /// if what the data plane should know has changed.
+    /// if what the data plane should know has changed. Where many are to be opened, the rest is due at once.
     pub fn sync(&mut self, wishes: Wishes, now: Instant) -> bool {
+        self.room = OPENED_AT_ONCE;
         let mut changed = false;
         self.problems = wishes.problems;
         let gone: Vec<Key> = self.entries.keys().filter(|k| !wishes.by_key.contains_key(*k)).cloned().collect();
@@ -182,9 +189,10 @@ impl<O: Opener> PortManager<O> {
             entry.driver = None;
             return false;
         }
-        if *retry > now {
+        if *retry > now || self.room == 0 {
             return false;
         }
+        self.room -= 1;
         self.open(key, attempts, now)
     }
 
@@ -343,6 +351,7 @@ impl<O: Opener> PortManager<O> {
     /// Frees numbers, moves closing ports on, sends what waits. True if the data plane should know.
     pub fn tick(&mut self, oldest_in_use: u64, now: Instant) -> bool {
         self.slots.reap(oldest_in_use);
+        self.room = OPENED_AT_ONCE;
         let keys: Vec<Key> = self.entries.keys().cloned().collect();
         let mut changed = false;
         for key in keys {

@@ -93,6 +93,25 @@ impl Bench {
 }
 
 #[test]
+fn many_ports_open_a_few_at_a_time_and_one_that_fails_holds_none_up() {
+    let mut b = Bench::new();
+    let names: Vec<(String, Wish)> = (0..20).map(|i| (format!("p{i:02}"), wish(&format!("cali{i}"), None))).collect();
+    let all: Vec<(&str, Wish)> = names.iter().map(|(n, w)| (n.as_str(), w.clone())).collect();
+    b.manager.opener().broken = true;
+    assert!(!b.sync(&all));
+    b.manager.opener().broken = false;
+    let mut opened = Vec::new();
+    while b.manager.due(b.now).is_some_and(|t| t <= b.now) {
+        assert!(b.manager.tick(0, b.now));
+        opened.push(b.obey().len());
+    }
+    assert_eq!(opened, [8, 4], "the first eight failed and wait for their next try");
+    b.now += Duration::from_secs(1);
+    assert!(b.manager.tick(0, b.now));
+    assert_eq!((b.obey().len(), b.manager.ports().workloads.len()), (8, 20));
+}
+
+#[test]
 fn a_port_opens_when_its_interface_comes_and_closes_when_it_goes() {
     let mut b = Bench::new();
     assert!(!b.sync(&[("a", wish("cali1", Some("waiting for interface cali1 to appear")))]));

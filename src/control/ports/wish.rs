@@ -99,6 +99,7 @@ impl Wish {
 /// What the configuration says and the cluster does not.
 #[derive(Clone, Debug)]
 pub struct Fixed {
+    /// Empty: not known yet.
     pub uplink: String,
     pub host: String,
     /// Workloads are to be TAPs: an endpoint without a namespace cannot be connected.
@@ -150,7 +151,7 @@ fn uplink(node: &ThisNode, view: &View, fixed: &Fixed) -> Wish {
     let tunnel = Some((node.address.addr(), node.vxlan_port, node.vni));
     let mut wish = attached(&fixed.uplink, view);
     // Sockets are bound to the address: without it nothing can be received.
-    if wish.missing.is_none() && !view.addresses.iter().any(|(_, a)| a.addr() == node.address.addr()) {
+    if (wish.missing.is_none() || fixed.uplink.is_empty()) && !view.addresses.iter().any(|(_, a)| a.addr() == node.address.addr()) {
         wish.missing =
             Some(format!("the node's address {} is not on any interface here: add it, or correct the node's address", node.address.addr()));
     }
@@ -175,6 +176,7 @@ fn workload(name: &str, e: &LocalEndpoint, pod_mtu: u32, view: &View, fixed: &Fi
 fn attached(interface: &str, view: &View) -> Wish {
     let link = view.link_by_name(interface);
     let missing = match link {
+        None if interface.is_empty() => Some("no interface is known to lead to the other nodes: set uplink.interface".into()),
         None => Some(format!("waiting for interface {interface} to appear")),
         Some(l) if !l.up => Some(format!("waiting for interface {interface} to be set up (ip link set {interface} up)")),
         Some(_) => None,

@@ -10,7 +10,8 @@ use super::api::Client;
 use super::view::StatusRow;
 use crate::control::config::{Config, ConfigError};
 use crate::control::env::Environment;
-use crate::control::netlink::{Link, Netlink, View};
+use crate::control::netlink::{Link, Netlink, View, interfaces};
+use crate::control::node::detect::{self, Host};
 use crate::port::probe::Probe;
 use crate::port::{probe, sys};
 use serde::Serialize;
@@ -77,22 +78,36 @@ pub struct Machine {
     daemon: Option<StatusRow>,
     probes: Result<Vec<Probe>, String>,
     clock: Option<bool>,
+    /// Configured, or what the daemon uses, or what it would use.
+    uplink: Option<String>,
     /// Driver of the uplink.
     driver: Option<String>,
+}
+
+/// The interface towards the other nodes.
+fn uplink(config: &Config, daemon: Option<&StatusRow>) -> Option<String> {
+    let used = || daemon.map(|d| d.uplink.clone()).filter(|name| !name.is_empty());
+    let detected = || {
+        let host = Host { interfaces: interfaces::read().ok()?, ..Host::default() };
+        detect::detect(&config.start.method, &host).ok().map(|d| d.interface)
+    };
+    config.uplink.interface.clone().or_else(used).or_else(detected)
 }
 
 impl Machine {
     /// This one, in the calling process's network namespace.
     pub fn look(config_path: &Path, socket: &Path) -> io::Result<Machine> {
         let config = Config::load(config_path, &Environment::of_process());
-        let uplink = config.as_ref().ok().map(|c| c.uplink.interface.clone());
+        let daemon = Client::new(socket).status().ok();
+        let uplink = config.as_ref().ok().and_then(|c| uplink(c, daemon.as_ref()));
         Ok(Machine {
             root: "/".into(),
             view: Netlink::open()?.view().clone(),
-            driver: uplink.and_then(|name| sys::Link::new(&name).and_then(|mut l| l.driver()).ok()),
+            driver: uplink.as_deref().and_then(|name| sys::Link::new(name).and_then(|mut l| l.driver()).ok()),
+            uplink,
             config,
             config_path: config_path.into(),
-            daemon: Client::new(socket).status().ok(),
+            daemon,
             probes: probe::all().map_err(|e| e.to_string()),
             clock: sys::clock_is_synchronised().ok(),
         })
@@ -115,7 +130,7 @@ impl Machine {
     }
 
     fn uplink(&self) -> Option<(&str, Option<&Link>)> {
-        let name = &self.config.as_ref().ok()?.uplink.interface;
+        let name = self.uplink.as_deref()?;
         Some((name, self.link(name)))
     }
 

@@ -5,7 +5,10 @@ use crate::encap::rewrite::{IPIP_OVERHEAD, VXLAN_OVERHEAD};
 
 pub(super) fn uplink(m: &Machine) -> Vec<Finding> {
     const CHECK: &str = "uplink";
-    let Some((name, link)) = m.uplink() else { return Vec::new() };
+    let Some((name, link)) = m.uplink() else {
+        let unknown = Finding::bad(CHECK, State::Failure, "no interface has an address for this node", "set uplink.interface");
+        return m.config.iter().map(|_| unknown.clone()).collect();
+    };
     let Some(link) = link else {
         return vec![Finding::bad(CHECK, State::Failure, format!("there is no interface {name}"), "correct uplink.interface")];
     };

@@ -31,6 +31,7 @@ impl Fake {
             daemon: None,
             probes: Ok(names.map(works).to_vec()),
             clock: Some(true),
+            uplink: Some("eth0".into()),
             driver: Some("virtio_net".into()),
             root,
         };

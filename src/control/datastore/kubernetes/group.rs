@@ -82,6 +82,7 @@ pub fn plural(resource: Resource, group: Group) -> &'static str {
         Resource::Pod => "pods",
         Resource::Namespace => "namespaces",
         Resource::ServiceAccount => "serviceaccounts",
+        Resource::ConfigMap => "configmaps",
         Resource::IpPool => "ippools",
         Resource::IpReservation => "ipreservations",
         Resource::IpamBlock => "ipamblocks",
