@@ -191,7 +191,7 @@ pub(super) fn settings(c: &Config) -> BTreeMap<String, String> {
     let debug = |v: &dyn std::fmt::Debug| format!("{v:?}").to_lowercase();
     let all = [
         ("node", c.node.clone()),
-        ("uplink.interface", c.uplink.interface.clone().unwrap_or_default()),
+        ("uplink.interface", c.uplink.interface.clone().unwrap_or_else(|| "detected".into())),
         ("uplink.driver", debug(&c.uplink.driver)),
         ("uplink.super-frames", debug(&c.uplink.super_frames)),
         ("workloads.driver", debug(&c.workloads.driver)),
