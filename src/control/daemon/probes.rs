@@ -22,7 +22,7 @@ impl Daemon {
     /// Addresses on the uplink that do not answer ARP.
     fn failed_neighbours(&self) -> BTreeSet<Ipv4Addr> {
         let view = self.netlink.view();
-        let uplink = view.link_by_name(&self.config.uplink.interface).map(|l| l.index);
+        let uplink = view.link_by_name(&self.uplink).map(|l| l.index);
         let failed = view.neighbours.iter().filter(|((dev, _), n)| Some(*dev) == uplink && n.state == NeighState::Failed);
         failed.map(|((_, address), _)| *address).collect()
     }
@@ -46,7 +46,7 @@ impl Daemon {
             secret,
             interval: self.config.probes.interval,
             lean: field::turn() * targets.len() as u32 > self.config.probes.interval,
-            devices: [index(&self.config.host.interface), index(&self.config.uplink.interface).filter(|_| direct)],
+            devices: [index(&self.config.host.interface), index(&self.uplink).filter(|_| direct)],
             address: Some(node.address.addr()),
             tunnel_address: node.tunnel_address,
             vni: node.vni.get(),
