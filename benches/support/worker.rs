@@ -88,7 +88,7 @@ impl Untapped {
     pub fn new() -> Untapped {
         let (snap, pod) = pod();
         let pool = FramePool::new(1024, 0).expect("memory for the pool");
-        let mut forwarder = Forwarder::new(pool, Arc::new(Counters::default()));
+        let mut forwarder = Forwarder::new(pool, Arc::new(Counters::default()), Arc::default());
         for id in [UPLINK, POD_PORT, HOST] {
             forwarder.open_queue(id);
         }
