@@ -63,7 +63,7 @@ pub fn measured(board: &Board, peers: usize) {
         field.turn(&mut line);
     }
     let asked = std::mem::take(&mut *line.sent.borrow_mut());
-    for sent in asked {
+    for sent in asked.into_iter().filter(|s| s.packet[20] == ICMP_TYPE) {
         let to = usize::from(sent.packet[17] - 100) * 256 + usize::from(sent.packet[18]);
         let mut peer = Field::new(1);
         peer.adopt(0, orders(to, [0].into_iter()));
