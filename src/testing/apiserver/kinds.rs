@@ -68,6 +68,7 @@ pub static RESOURCES: &[Resource] = &[
     core("pods", "Pod", true, true),
     core("namespaces", "Namespace", false, true),
     core("serviceaccounts", "ServiceAccount", true, false),
+    core("configmaps", "ConfigMap", true, false),
     core("events", "Event", true, false),
     crd(V1, "ippools", "IPPool"),
     crd(V1, "ipreservations", "IPReservation"),
