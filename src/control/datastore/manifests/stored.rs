@@ -16,6 +16,8 @@ pub fn resource(document: &Value) -> Option<Resource> {
     let named = |kind: &str, core: bool| Resource::ALL.into_iter().find(|r| r.kind() == kind && r.is_core() == core);
     let (v1, v3) = (Group::V1.api_version(), Group::V3.api_version());
     match (version, kind) {
+        // Kubernetes alone has a use for these.
+        ("v1", "ConfigMap" | "Event") => None,
         ("v1", kind) => named(kind, true),
         (version, "IPAMConfig") if version == v1 => Some(Resource::IpamConfiguration),
         (version, "Node" | "WorkloadEndpoint" | "IPAMConfiguration") if version == v1 => None,
