@@ -179,7 +179,7 @@ fn a_signal_ends_top_and_the_terminal_is_as_before() {
     let screen = top.expect("no daemon", |s| s.contains("no daemon answers on /nowhere/x.sock"));
     assert!(screen.contains("waiting for the first sample"), "{screen}");
     let pid = top.child.id();
-    assert!(Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().unwrap().success());
     assert_eq!(top.end().code(), Some(128 + 15));
 }
 
