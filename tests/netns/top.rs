@@ -160,6 +160,7 @@ fn top_shows_ports_pods_peers_drops_and_workers_and_survives_the_daemon() {
     top.resize(8, 30);
     top.expect("a small screen", |s| s.contains("tortie top") && s.lines().count() <= 8);
     top.resize(24, 80);
+    top.expect("the details again", |s| s.contains("addresses:") && s.lines().count() > 12);
     top.press("\r");
     top.expect("a large screen", |s| s.contains("cali0") && s.contains("RX-PKT/S"));
     // The daemon goes, and another comes.
