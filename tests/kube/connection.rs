@@ -59,7 +59,8 @@ fn a_watch_that_breaks_off_goes_on_where_it_was() {
         b.until_nothing_lost("all watches", Bed::watches_all);
         assert_eq!(b.server.count(Verb::Watch, "ippools"), round + 2);
     }
-    assert!(b.problems().is_empty(), "the end of a connection is no problem: {:?}", b.problems());
+    // The server knows of a watch before the client has its head.
+    b.until_nothing_lost("no problem is left", |b| b.problems().is_empty());
 }
 
 #[test]
@@ -143,7 +144,7 @@ fn a_slow_server_is_waited_for() {
     b.until("in sync", |b| b.store.in_sync());
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(3), "all at once: {took:?}");
-    assert!(b.problems().is_empty());
+    b.until("no problems", |b| b.problems().is_empty());
 }
 
 #[test]
@@ -159,8 +160,7 @@ fn a_token_that_expired_is_replaced_by_the_one_on_disk() {
     b.server.set_tokens(&["second"]);
     b.server.cut_watches("");
     b.server.put(pool("q", "10.9.0.0/16"));
-    b.until_nothing_lost("the new pool", |b| b.cluster.pools.contains_key("q"));
-    assert!(b.problems().is_empty(), "{:?}", b.problems());
+    b.until_nothing_lost("the new pool", |b| b.cluster.pools.contains_key("q") && b.problems().is_empty());
     b.until("all watches", Bed::watches_all);
     // Expired before there is a new one.
     b.server.set_tokens(&["third"]);

@@ -37,7 +37,7 @@ fn an_error_event_410_leads_to_a_new_list() {
     b.until("the changes", changes_are_there);
     // From its position: an event ERROR; then anew.
     assert_eq!(b.server.count(Verb::Watch, "ippools"), 3);
-    assert!(b.problems().is_empty());
+    b.until("no problems", |b| b.problems().is_empty());
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn while_the_datastore_is_not_ready_what_is_known_stays() {
     b.run_for(Duration::from_millis(500));
     assert_eq!((b.cluster.pools.len(), b.cluster.blocks.len(), b.changed.len()), (1, 2, 0), "all of it waits");
     b.server.put(cluster_information(json!(true)));
-    b.until("all of it", |b| b.cluster.blocks.is_empty());
+    b.until("all of it", |b| b.cluster.blocks.is_empty() && b.changed.len() == 4);
     assert_eq!(b.cluster.pools.values().map(|p| p.cidr.to_string()).collect::<Vec<_>>(), ["10.10.0.0/16"]);
     assert_eq!((b.changed.len(), b.problems().len()), (4, 0));
 }
