@@ -3,6 +3,7 @@
 use super::env::Container;
 use super::error::CniError;
 use super::plugin::Plugin;
+use super::record::Form;
 use super::workload::Workload;
 use crate::control::datastore::objects::Objects;
 use crate::control::ipam::{AssignIp, AutoAssign, Holder, Ipam, IpamError, Refusal, Use};
@@ -21,7 +22,13 @@ impl From<IpamError> for CniError {
 }
 
 fn ipam<O: Objects>(plugin: &Plugin<O>) -> Ipam<&O> {
-    Ipam::new(&plugin.store, &plugin.conf.node).with_lock(&plugin.conf.lock)
+    let ipam = Ipam::new(&plugin.store, &plugin.conf.node).with_lock(&plugin.conf.lock);
+    // Beside the lock, as Calico's plugin has both. A folder is read as a whole anyway.
+    let mark = plugin.conf.lock.parent().filter(|_| plugin.form == Form::Pod).map(|dir| dir.join("cni/ipam_upgraded"));
+    match mark {
+        Some(mark) => ipam.with_mark(mark),
+        None => ipam,
+    }
 }
 
 fn holder<O>(plugin: &Plugin<O>, container: &Container, workload: &Workload) -> Holder {

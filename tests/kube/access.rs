@@ -6,6 +6,7 @@ use std::future::Future;
 use tortie::control::datastore::KubeObjects;
 use tortie::control::datastore::kubernetes::open_objects;
 use tortie::control::datastore::objects::{AccessError, Id, Objects, Preconditions, Resource, revision, uid};
+use tortie::control::ipam::affinity_labels;
 use tortie::testing::apiserver::{ApiServer, Fault, Groups, Refusal, Verb};
 
 fn with(groups: Groups, test: impl AsyncFnOnce(&ApiServer, KubeObjects)) {
@@ -245,4 +246,26 @@ fn configurations_that_cannot_be_used_name_the_file() {
     let mut text = String::new();
     run(async { text = open_objects(None).await.err().map(|e| e.to_string()).unwrap_or_default() });
     assert!(text.contains("outside a cluster set datastore.kubeconfig"), "{text}");
+}
+
+/// One page instead of all.
+#[test]
+fn what_has_labels_is_selected_by_the_server() {
+    for groups in [Groups::V1, Groups::V3] {
+        with(groups, async |server, o| {
+            for i in 0..600 {
+                let labels = affinity_labels(&format!("n{i}"), "host", "10.0.0.0/26".parse().unwrap());
+                let spec = json!({"cidr": "10.0.0.0/26", "node": format!("n{i}"), "state": "confirmed", "type": "host", "deleted": false});
+                let object = json!({"apiVersion": V3, "kind": "BlockAffinity", "metadata": {"name": format!("a{i}"), "labels": labels}, "spec": spec});
+                o.create(Resource::BlockAffinity, object).await.unwrap();
+            }
+            let label = affinity_labels("n77", "host", "10.0.0.0/26".parse().unwrap());
+            let hash = label["projectcalico.org/hostname-hash"].as_str().unwrap();
+            let found = o.list_labelled(Resource::BlockAffinity, &[("projectcalico.org/hostname-hash", hash)]).await.unwrap();
+            assert_eq!(found.iter().map(|f| f["metadata"]["name"].as_str().unwrap()).collect::<Vec<_>>(), ["a77"]);
+            assert_eq!(server.count(Verb::List, "blockaffinities"), 1);
+            assert_eq!(o.list(Resource::BlockAffinity, None).await.unwrap().len(), 600);
+            assert_eq!(server.count(Verb::List, "blockaffinities"), 3);
+        });
+    }
 }

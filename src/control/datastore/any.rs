@@ -172,6 +172,10 @@ impl Objects for AnyObjects {
         either!(self, o => o.list(resource, namespace))
     }
 
+    async fn list_labelled(&self, resource: Resource, labels: &[(&str, &str)]) -> Access<Vec<Value>> {
+        either!(self, o => o.list_labelled(resource, labels))
+    }
+
     async fn create(&self, resource: Resource, object: Value) -> Access<Value> {
         either!(self, o => o.create(resource, object))
     }

@@ -240,6 +240,16 @@ pub trait Objects {
     /// All objects of a kind, in order of namespace and name; of one namespace if one is given.
     fn list(&self, resource: Resource, namespace: Option<&str>) -> impl Future<Output = Access<Vec<Value>>>;
 
+    /// All objects of a kind that have these labels, in order of namespace and name. A datastore that cannot select reads
+    /// them all.
+    fn list_labelled(&self, resource: Resource, labels: &[(&str, &str)]) -> impl Future<Output = Access<Vec<Value>>> {
+        async move {
+            let mut all = self.list(resource, None).await?;
+            all.retain(|object| labels.iter().all(|(key, value)| object["metadata"]["labels"][*key] == *value));
+            Ok(all)
+        }
+    }
+
     /// Writes a new object and returns it with its revision and uid.
     fn create(&self, resource: Resource, object: Value) -> impl Future<Output = Access<Value>>;
 
@@ -265,6 +275,10 @@ impl<O: Objects> Objects for &O {
 
     fn list(&self, resource: Resource, namespace: Option<&str>) -> impl Future<Output = Access<Vec<Value>>> {
         (**self).list(resource, namespace)
+    }
+
+    fn list_labelled(&self, resource: Resource, labels: &[(&str, &str)]) -> impl Future<Output = Access<Vec<Value>>> {
+        (**self).list_labelled(resource, labels)
     }
 
     fn create(&self, resource: Resource, object: Value) -> impl Future<Output = Access<Value>> {

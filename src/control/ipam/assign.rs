@@ -124,7 +124,7 @@ impl<S: Objects> Ipam<S> {
                 namespace_labels: namespace.as_ref(),
             },
         )?;
-        let affine = self.store.affinities_of(&self.node).await?.into_iter().map(|a| a.cidr);
+        let affine = self.own_claims().await?.into_iter().map(|a| a.cidr);
         let affine: Vec<IpNet> = affine.filter(|c| pools::version(c.addr()) == request.version).collect();
         let (own, others): (Vec<IpNet>, Vec<IpNet>) = affine.into_iter().partition(|c| pools::containing(&pools, c.addr()).is_some());
         self.give_up_unselected(&others, &all, &labels).await;

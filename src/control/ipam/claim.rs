@@ -58,6 +58,29 @@ pub enum GivenUp {
 }
 
 impl<S: Objects> Ipam<S> {
+    /// This node's claims.
+    pub(super) async fn own_claims(&self) -> Result<Vec<Affinity>, IpamError> {
+        let Some(mark) = &self.mark else { return self.store.affinities_of(&self.node).await };
+        if mark.exists() {
+            return self.store.labelled_affinities_of(&self.node).await;
+        }
+        let all = self.store.affinities_of(&self.node).await?;
+        for claim in all.iter().filter(|c| !c.is_labelled()) {
+            match self.store.update_affinity(&claim.clone().labelled()).await {
+                Ok(_) | Err(IpamError::Access(AccessError::NotFound { .. })) => {}
+                Err(e) => {
+                    tracing::warn!("the claims of {} are not labelled yet: {e}", self.node);
+                    return Ok(all);
+                }
+            }
+        }
+        let made = mark.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(mark, ""));
+        if let Err(e) = made {
+            tracing::warn!("{}: {e}; all nodes' claims are read each time", mark.display());
+        }
+        Ok(all)
+    }
+
     pub(super) async fn all_blocks(&self, config: &IpamConfig) -> Result<Blocks, IpamError> {
         let (blocks, broken) = self.store.blocks().await?;
         let by_cidr = blocks.into_iter().map(|b| (b.cidr, self.thawed(b, config))).collect();

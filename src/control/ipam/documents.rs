@@ -51,6 +51,22 @@ impl Affinity {
         })
     }
 
+    /// Whether it is found by its node's label, which older versions of Calico did not set.
+    pub fn is_labelled(&self) -> bool {
+        self.document["metadata"]["labels"][names::NODE_LABEL] == names::node_label(&self.node)
+    }
+
+    /// With the labels that Calico looks it up by.
+    pub fn labelled(mut self) -> Affinity {
+        let Value::Object(all) = names::affinity_labels(&self.node, "host", self.cidr) else { return self };
+        let labels = &mut self.document["metadata"]["labels"];
+        if !labels.is_object() {
+            *labels = json!({});
+        }
+        all.into_iter().for_each(|(key, value)| labels[key] = value);
+        self
+    }
+
     pub fn document(&self) -> Value {
         let mut document = self.document.clone();
         let state = STATES.iter().find(|(_, state)| *state == self.state).map(|(word, _)| *word);

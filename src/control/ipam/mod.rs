@@ -79,18 +79,26 @@ pub struct Ipam<S> {
     store: Store<S>,
     node: String,
     lock: Option<PathBuf>,
+    mark: Option<PathBuf>,
     clock: fn() -> Timestamp,
 }
 
 impl<S: Objects> Ipam<S> {
     pub fn new(objects: S, node: impl Into<String>) -> Ipam<S> {
-        Ipam { store: Store { objects }, node: node.into(), lock: None, clock: Timestamp::now }
+        Ipam { store: Store { objects }, node: node.into(), lock: None, mark: None, clock: Timestamp::now }
     }
 
     /// Only one process of the host at a time assigns and releases: they would have to repeat each other's work. It is
     /// for speed; without the lock nothing goes wrong. Normally [`LOCK_PATH`].
     pub fn with_lock(self, path: impl Into<PathBuf>) -> Ipam<S> {
         Ipam { lock: Some(path.into()), ..self }
+    }
+
+    /// A file of this host that is there once all claims of this node have labels by which the server finds them; it is
+    /// made when they do. Without it all nodes' claims are read each time. Normally `/var/run/calico/cni/ipam_upgraded`,
+    /// which Calico's CNI plugin makes, too.
+    pub fn with_mark(self, path: impl Into<PathBuf>) -> Ipam<S> {
+        Ipam { mark: Some(path.into()), ..self }
     }
 
     /// Another clock than the system's.

@@ -34,10 +34,18 @@ pub fn handle(id: &str) -> String {
     id.to_lowercase()
 }
 
+/// The label of a BlockAffinity that says whose it is.
+pub const NODE_LABEL: &str = "projectcalico.org/hostname-hash";
+
+/// Its value: a node's name may be longer than a label's value.
+pub fn node_label(node: &str) -> String {
+    base32(&Sha3_256::digest(node))
+}
+
 /// Labels of a BlockAffinity.
 pub fn affinity_labels(node: &str, kind: &str, cidr: IpNet) -> Value {
     json!({
-        "projectcalico.org/hostname-hash": base32(&Sha3_256::digest(node)),
+        NODE_LABEL: node_label(node),
         "projectcalico.org/affinity-type": kind,
         "projectcalico.org/ip-version": if cidr.addr().is_ipv4() { "4" } else { "6" },
     })

@@ -103,12 +103,13 @@ impl<S: Objects> Store<S> {
 
     /// All of one node, in order of name; those that cannot be read are left out.
     pub async fn affinities_of(&self, node: &str) -> Result<Vec<Affinity>, IpamError> {
-        let documents = self.objects.list(Resource::BlockAffinity, None).await?;
-        let parsed = documents.iter().filter_map(|document| {
-            let parsed = read(Resource::BlockAffinity, document, Affinity::read);
-            parsed.inspect_err(|e| tracing::warn!("{e}")).ok()
-        });
-        Ok(parsed.filter(|a| a.node == node && a.is_host && !a.deleted).collect())
+        Ok(affinities(node, &self.objects.list(Resource::BlockAffinity, None).await?))
+    }
+
+    /// The same, by the label that says whose they are: one that has no labels is not found.
+    pub async fn labelled_affinities_of(&self, node: &str) -> Result<Vec<Affinity>, IpamError> {
+        let label = names::node_label(node);
+        Ok(affinities(node, &self.objects.list_labelled(Resource::BlockAffinity, &[(names::NODE_LABEL, &label)]).await?))
     }
 
     pub async fn create_affinity(&self, affinity: &Affinity) -> Result<Affinity, IpamError> {
@@ -186,6 +187,15 @@ impl<S: Objects> Store<S> {
         let found = self.objects.get(&Id::cluster(Resource::Namespace, name)).await?;
         Ok(found.map(|namespace| labels(&namespace)).unwrap_or_default())
     }
+}
+
+/// Those of one node.
+fn affinities(node: &str, documents: &[Value]) -> Vec<Affinity> {
+    let parsed = documents.iter().filter_map(|document| {
+        let parsed = read(Resource::BlockAffinity, document, Affinity::read);
+        parsed.inspect_err(|e| tracing::warn!("{e}")).ok()
+    });
+    parsed.filter(|a| a.node == node && a.is_host && !a.deleted).collect()
 }
 
 fn labels(object: &Value) -> Labels {

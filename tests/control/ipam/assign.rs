@@ -3,8 +3,9 @@
 use super::support::*;
 use serde_json::json;
 use std::collections::BTreeSet;
-use tortie::control::datastore::objects::Resource;
+use tortie::control::datastore::objects::{AccessError, Resource};
 use tortie::control::ipam::{AssignIp, AutoAssign, Holder, IpamError, Refusal, ReleaseRequest, Use};
+use tortie::testing::objects::{MemObjects, Op};
 
 /// Blocks of four addresses.
 const SMALL: &str = "10.0.0.0/28";
@@ -283,4 +284,55 @@ async fn the_lock_keeps_a_host_s_processes_apart() {
     let mut order = seen.borrow().clone();
     order.dedup();
     assert_eq!((order.len(), in_use(&store).len()), (5, 5), "{order:?}");
+}
+
+/// A claim as Calico wrote it before it looked them up by labels.
+fn unlabelled(store: &MemObjects, node: &str, cidr: &str) {
+    let name = format!("{node}-{}", cidr.replace(['.', '/'], "-"));
+    store.put(
+        Resource::BlockAffinity,
+        json!({"metadata": {"name": name}, "spec": {"node": node, "cidr": cidr, "state": "confirmed", "type": "host", "deleted": false}}),
+    );
+    let block = json!({"cidr": cidr, "affinity": format!("host:{node}"), "allocations": [null, null, null, null], "unallocated": [0, 1, 2, 3],
+        "attributes": [], "strictAffinity": false, "deleted": false});
+    store.put(Resource::IpamBlock, json!({"metadata": {"name": cidr.replace(['.', '/'], "-")}, "spec": block}));
+}
+
+#[tokio::test]
+async fn claims_are_looked_up_by_label_once_all_have_them() {
+    let store = cluster(&["n1", "n2"], json!({"cidr": SMALL, "blockSize": 30}));
+    unlabelled(&store, "n1", "10.0.0.8/30");
+    unlabelled(&store, "n2", "10.0.0.12/30");
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("cni/ipam_upgraded");
+    let marked = || ipam(&store, "n1").with_mark(&mark);
+    let labels = |node: &str| {
+        let all = store.all(Resource::BlockAffinity);
+        all.iter().filter(|a| a["spec"]["node"] == node).map(|a| a["metadata"]["labels"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(assign(&marked(), "a").await.unwrap(), ip("10.0.0.8"), "the block that is there");
+    assert!(mark.exists());
+    assert_eq!(labels("n1"), [tortie::control::ipam::affinity_labels("n1", "host", net("10.0.0.8/30"))]);
+    assert_eq!(labels("n2"), [serde_json::Value::Null], "another node's are its own matter");
+    assert_eq!(assign(&marked(), "b").await.unwrap(), ip("10.0.0.9"), "found by its label");
+    // By labels alone from now on. One that loses them does no harm: the block says whose it is.
+    let mut first = store.all(Resource::BlockAffinity).remove(0);
+    first["metadata"].as_object_mut().unwrap().remove("labels");
+    store.put(Resource::BlockAffinity, first);
+    assert_eq!(assign(&marked(), "c").await.unwrap(), ip("10.0.0.10"));
+}
+
+#[tokio::test]
+async fn claims_that_cannot_be_labelled_leave_no_mark() {
+    let store = cluster(&["n1"], json!({"cidr": SMALL, "blockSize": 30}));
+    unlabelled(&store, "n1", "10.0.0.8/30");
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("ipam_upgraded");
+    let contended = store.before(|op| match op {
+        Op::Update(id) if id.resource == Resource::BlockAffinity => Err(AccessError::Conflict { id: id.clone() }),
+        _ => Ok(()),
+    });
+    let ipam = ipam(&contended, "n1").with_mark(&mark);
+    assert_eq!(assign(&ipam, "a").await.unwrap(), ip("10.0.0.8"));
+    assert!(!mark.exists());
 }

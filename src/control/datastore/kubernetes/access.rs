@@ -68,6 +68,34 @@ impl KubeObjects {
         }
     }
 
+    /// A list, page by page.
+    async fn pages(&self, resource: Resource, namespace: Option<&str>, params: ListParams) -> Access<Vec<Value>> {
+        if !group::is_stored(resource) {
+            return Ok(Vec::new());
+        }
+        let group = self.group(resource).await?;
+        let id = Id { resource, namespace: namespace.map(str::to_owned), name: String::new() };
+        let ask = Ask { verb: "list", id: &id, group, part: "" };
+        let (mut objects, mut params) = (Vec::new(), params.limit(PAGE));
+        loop {
+            let mut page = match self.ask(&ask, at(&id, group).list(&params)).await {
+                // Such a list's continuation is too old: once more from the start.
+                Err(AccessError::Unavailable { .. }) if params.continue_token.take().is_some() => {
+                    objects.clear();
+                    continue;
+                }
+                other => other?,
+            };
+            if let Value::Array(items) = page["items"].take() {
+                objects.extend(items.into_iter().map(|o| from_stored(resource, group, o)));
+            }
+            match page["metadata"]["continue"].as_str().filter(|t| !t.is_empty()) {
+                Some(token) => params = params.continue_token(token),
+                None => return Ok(objects),
+            }
+        }
+    }
+
     async fn put(&self, group: Group, id: &Id, object: Value) -> Access<Value> {
         let ask = Ask { verb: "update", id, group, part: "" };
         let body = to_stored(id.resource, group, object).to_string().into_bytes();
@@ -141,30 +169,12 @@ impl Objects for KubeObjects {
     }
 
     async fn list(&self, resource: Resource, namespace: Option<&str>) -> Access<Vec<Value>> {
-        if !group::is_stored(resource) {
-            return Ok(Vec::new());
-        }
-        let group = self.group(resource).await?;
-        let id = Id { resource, namespace: namespace.map(str::to_owned), name: String::new() };
-        let ask = Ask { verb: "list", id: &id, group, part: "" };
-        let (mut objects, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
-        loop {
-            let mut page = match self.ask(&ask, at(&id, group).list(&params)).await {
-                // Such a list's continuation is too old: once more from the start.
-                Err(AccessError::Unavailable { .. }) if params.continue_token.take().is_some() => {
-                    objects.clear();
-                    continue;
-                }
-                other => other?,
-            };
-            if let Value::Array(items) = page["items"].take() {
-                objects.extend(items.into_iter().map(|o| from_stored(resource, group, o)));
-            }
-            match page["metadata"]["continue"].as_str().filter(|t| !t.is_empty()) {
-                Some(token) => params = params.continue_token(token),
-                None => return Ok(objects),
-            }
-        }
+        self.pages(resource, namespace, ListParams::default()).await
+    }
+
+    async fn list_labelled(&self, resource: Resource, labels: &[(&str, &str)]) -> Access<Vec<Value>> {
+        let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        self.pages(resource, None, ListParams::default().labels(&selector.join(","))).await
     }
 
     async fn create(&self, resource: Resource, mut object: Value) -> Access<Value> {
