@@ -39,7 +39,7 @@ fn underlay() -> impl Strategy<Value = Ipv4Addr> {
 
 fn host_op() -> impl Strategy<Value = HostOp> {
     let medium = || prop_oneof![3 => Just(Medium::Ethernet), 1 => Just(Medium::VxlanUdp), 1 => Just(Medium::Ip)];
-    let net = prop_oneof![Just("10.0.0.0/24"), Just("10.0.0.4/32"), Just("0.0.0.0/0")];
+    let net = prop_oneof![Just("10.0.0.0/24"), Just("10.0.0.4/30"), Just("10.0.0.4/32"), Just("172.16.0.0/16"), Just("0.0.0.0/0")];
     prop_oneof![
         8 => (underlay(), proptest::option::weighted(0.7, any::<u8>())).prop_map(|(a, m)| HostOp::Neighbour(a, m)),
         2 => (0u8..4).prop_map(|i| HostOp::Address(Ipv4Addr::new(10, 244, 0, i))),
@@ -87,6 +87,7 @@ impl Host {
                     metric: 0,
                     gateway,
                     dev: UPLINK,
+                    also: None,
                     prefsrc: None,
                     protocol: 2,
                     scope: 253,
@@ -97,7 +98,7 @@ impl Host {
                 if !self.view.routes.remove(&r) {
                     self.view.routes.insert(r);
                 }
-                (changes.foreign_routes, changes.routes) = (true, [dst].into());
+                (changes.foreign_routes, changes.routes) = ([dst].into(), [dst].into());
             }
             HostOp::Uplink(media) => self.uplink = media,
             HostOp::Host(open) => self.host = open,
@@ -203,7 +204,9 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let desired = calculator.desired();
         let ports = host.ports(desired);
         let inputs = Inputs { desired, ports: &ports, view: &host.view };
-        let outcome = planner.update(inputs, &delta, &std::mem::take(&mut host.changes));
+        let mut changes = std::mem::take(&mut host.changes);
+        changes.foreign_routes = planner.follow(&host.view, changes.foreign_routes);
+        let outcome = planner.update(inputs, &delta, &changes);
         let now = seen(&planner, &mut reader);
         if let Some(last) = &last {
             prop_assert!(outcome.published.is_some() || (&last.roles, &last.tunnel) == (&now.roles, &now.tunnel));

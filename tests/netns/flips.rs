@@ -121,7 +121,25 @@ fn flip(p: &Pair, first: u8, apart: Duration) {
     }
 }
 
-fn nothing_is_lost(mut p: Pair, taps: bool) {
+/// The same where a node does not act on what it learns before the other one has had time to.
+fn flip_patiently(p: &Pair, first: u8, apart: Duration) {
+    for (vxlan, ipip, kind) in MODES {
+        p.file_at(first, "pool.yaml", &pool(vxlan, ipip));
+        thread::sleep(apart);
+        p.file_at(3 - first, "pool.yaml", &pool(vxlan, ipip));
+        expect_kind(p, first, kind);
+        expect_kind(p, 3 - first, kind);
+        // Whoever sends without encapsulation still has to be heard.
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn nothing_is_lost(mut p: Pair, taps: bool, strict: bool) {
+    if strict {
+        for n in [&p.a, &p.b] {
+            n.ns.sh("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done");
+        }
+    }
     if taps {
         p.taps();
     }
@@ -144,8 +162,10 @@ fn nothing_is_lost(mut p: Pair, taps: bool) {
         let tcp = s.spawn(|| stream(&mut sender, &mut receiver, &stop));
         // The streams must end whatever becomes of the flips.
         let flipped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for (first, apart) in [(1, 300), (2, 300), (1, 1000), (2, 1000)] {
-                flip(&p, first, Duration::from_millis(apart));
+            let (turns, flip): (&[_], fn(&Pair, u8, Duration)) =
+                if strict { (&[(1, 300), (2, 1000)], flip_patiently) } else { (&[(1, 300), (2, 300), (1, 1000), (2, 1000)], flip) };
+            for (first, apart) in turns {
+                flip(&p, *first, Duration::from_millis(*apart));
             }
         }));
         stop.store(true, Ordering::Relaxed);
@@ -158,20 +178,27 @@ fn nothing_is_lost(mut p: Pair, taps: bool) {
         assert!(d.sent > 5_000, "only {} datagrams sent", d.sent);
         assert!(d.lost.is_empty() && d.twice == 0, "{d:?}\n{}", story());
     }
-    assert!(stall < STALL, "TCP waited {stall:?}, {again} segments sent again\n{}", story());
+    // A flow that the host routes may be the one in 257 that goes unencapsulated before the other side takes it.
+    assert!(strict || stall < STALL, "TCP waited {stall:?}, {again} segments sent again\n{}", story());
 }
 
 #[test]
 fn modes_change_under_traffic_at_different_times_over_sockets() {
-    nothing_is_lost(Pair::new("socket", 1), false);
+    nothing_is_lost(Pair::new("socket", 1), false, false);
 }
 
 #[test]
 fn modes_change_under_traffic_at_different_times_with_taps() {
-    nothing_is_lost(Pair::new("socket", 1), true);
+    nothing_is_lost(Pair::new("socket", 1), true, false);
 }
 
 #[test]
 fn modes_change_under_traffic_at_different_times_over_af_xdp() {
-    nothing_is_lost(Pair::new("af-xdp", 1), false);
+    nothing_is_lost(Pair::new("af-xdp", 1), false, false);
+}
+
+/// A kernel with a strict filter takes unencapsulated packets only where its own route leads back.
+#[test]
+fn modes_change_under_traffic_where_reverse_path_filters_are_strict() {
+    nothing_is_lost(Pair::new("socket", 1), false, true);
 }

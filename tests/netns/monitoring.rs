@@ -169,3 +169,25 @@ fn stop_thread(tid: i32) -> std::io::Result<Held> {
     start.recv().expect("the tracer says how it went")?;
     Ok(Held { release: Some(release), tracer: Some(tracer) })
 }
+
+/// A route daemon on the same host: what it does elsewhere makes the node plan nothing.
+#[test]
+fn routes_that_lead_to_no_node_are_not_planned() {
+    let mut p = Pair::new("af-xdp", 1);
+    p.file("felix.yaml", FELIX_ON);
+    p.start();
+    p.expect_both_ways("before");
+    until("metrics are served", &p.a, || get(&p.a, 9091, "/metrics").is_some());
+    let applied = || value(&get(&p.a, 9091, "/metrics").unwrap().1, "felix_int_dataplane_apply_time_seconds_count", &[]);
+    let before = applied();
+    for i in 0..100 {
+        p.a.ns.sh(&format!("ip route add 172.16.{i}.0/24 via 10.1.0.2 && sleep 0.015"));
+    }
+    // One that counts comes after all the others, and is seen after them.
+    p.a.ns.sh("ip route add 10.1.0.2/32 via 10.1.0.77 onlink dev eth0");
+    until("the new next hop", &p.a, || p.a.client().neigh().unwrap().iter().any(|n| n.address.to_string() == "10.1.0.77"));
+    let planned = applied() - before;
+    assert!(planned < 20.0, "{planned} updates for 101 routes, of which one counts");
+    p.a.ns.sh("ip route del 10.1.0.2/32");
+    p.expect_both_ways("after");
+}

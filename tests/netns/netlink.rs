@@ -58,9 +58,9 @@ fn routes_are_reconciled_and_foreign_ones_stay() {
     let dev = n.view().link_by_name("eth0").unwrap().index;
     a.sh("ip route add 10.80.0.0/16 via 10.9.0.9 dev eth0 proto 12; ip route add 10.81.0.0/26 via 10.9.0.9 dev eth0 onlink proto 116");
     until(&mut n, "the routes of `ip`", |n| n.view().routes.iter().filter(|r| r.dst.to_string().starts_with("10.8")).count() == 2);
-    let pool = HostRoute { dst: "10.244.0.0/16".parse().unwrap(), via: None, dev, src: Some(Ipv4Addr::new(10, 9, 0, 1)) };
-    let direct = HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some(Ipv4Addr::new(10, 9, 0, 2)), dev, src: None };
-    let taken = HostRoute { dst: "10.80.0.0/16".parse().unwrap(), via: None, dev, src: None };
+    let pool = HostRoute { dst: "10.244.0.0/16".parse().unwrap(), via: None, dev, also: None, src: Some(Ipv4Addr::new(10, 9, 0, 1)) };
+    let direct = HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some(Ipv4Addr::new(10, 9, 0, 2)), dev, also: None, src: None };
+    let taken = HostRoute { dst: "10.80.0.0/16".parse().unwrap(), via: None, dev, also: None, src: None };
     let wanted = [pool, direct, taken];
     let conflicts = apply(&mut n, &wanted);
     assert!(conflicts.len() == 1 && conflicts[0].contains("10.80.0.0/16"), "{conflicts:?}");
@@ -84,7 +84,7 @@ fn routes_are_reconciled_and_foreign_ones_stay() {
 fn the_kernel_drops_routes_silently_with_their_link_and_we_notice() {
     let (a, _b, mut n) = pair();
     let dev = n.view().link_by_name("eth0").unwrap().index;
-    let direct = [HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some(Ipv4Addr::new(10, 9, 0, 2)), dev, src: None }];
+    let direct = [HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some(Ipv4Addr::new(10, 9, 0, 2)), dev, also: None, src: None }];
     apply(&mut n, &direct);
     until(&mut n, "our route", |n| n.view().routes.iter().any(|r| r.protocol == 116));
     a.sh("ip link set eth0 down");

@@ -3,7 +3,7 @@
 
 use crate::control::desired::{Delta, Desired};
 use crate::control::netlink::routes::{self, Devices, HostRoute};
-use crate::control::netlink::{Changes, KernelRoute, Netlink};
+use crate::control::netlink::{Changes, KernelRoute, Netlink, View};
 use crate::control::plan::Ports;
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,9 @@ pub struct Touched {
 #[derive(Default)]
 pub struct Host {
     devices: Devices,
+    /// Where both ways of other nodes' packets are right, and whether that is new.
+    overlap: Vec<Ipv4Net>,
+    overlap_changed: bool,
     /// The device's addresses that were there as they should be, on the interface of this index.
     placed: (u32, BTreeSet<Ipv4Net>),
     /// Routes of ours that were there as they should be.
@@ -61,24 +64,31 @@ impl Host {
         }
     }
 
+    /// Says for which pools both ways of other nodes' packets are right now.
+    pub fn overlap(&mut self, nets: Vec<Ipv4Net>) {
+        self.overlap_changed |= self.overlap != nets;
+        self.overlap = nets;
+    }
+
     /// Brings our routes in line, as far as they may have changed; what failed is tried again.
     pub fn routes(&mut self, netlink: &mut Netlink, desired: &Desired, delta: &Delta, changes: &Changes, ports: &Ports, device: &str) {
         let host = host_link(netlink, ports, device).filter(|(_, up)| *up).map(|(dev, _)| dev);
         let devices = Devices { host, uplink: ports.uplink.as_ref().map(|u| u.dev) };
         let mut touched: BTreeSet<Ipv4Net> = match delta {
-            Delta::Parts(parts) if devices == self.devices && !changes.everything => {
+            Delta::Parts(parts) if devices == self.devices && !changes.everything && !self.overlap_changed => {
                 let v4 = |n: &IpNet| if let IpNet::V4(n) = n { Some(*n) } else { None };
                 parts.routes.iter().filter_map(v4).chain(changes.routes.iter().copied()).collect()
             }
-            _ => routes::concerned(desired, netlink.view()),
+            _ => routes::concerned(desired, &self.overlap, netlink.view()),
         };
+        self.overlap_changed = false;
         // Without its device or its source address the kernel drops a route by itself.
         let shaken = std::mem::take(&mut self.shaken) || self.devices != devices || !self.touched.is_empty();
         self.devices = devices;
         touched.extend(self.route_problems.keys());
         let mut gone = Vec::new();
         for dst in touched {
-            let wanted = routes::wanted(desired, devices, dst);
+            let wanted = routes::wanted(desired, devices, &self.overlap, dst);
             let known = self.installed.get(&dst);
             match route(netlink, wanted.clone(), dst) {
                 // Routes out of the uplink go with its link.
@@ -102,6 +112,14 @@ impl Host {
         }
     }
 
+    /// Whether a route to this prefix is a matter of ours: one that is or should be there, or stands in the way.
+    pub fn concerns(&self, desired: &Desired, view: &View, dst: Ipv4Net) -> bool {
+        self.installed.contains_key(&dst)
+            || self.route_problems.contains_key(&dst)
+            || routes::wanted(desired, self.devices, &self.overlap, dst).is_some()
+            || view.routes_to(dst).any(|r| r.protocol == routes::PROTOCOL)
+    }
+
     /// What others changed since the last call.
     pub fn take_touched(&mut self) -> Vec<Touched> {
         std::mem::take(&mut self.touched)
@@ -121,6 +139,11 @@ enum Done {
 /// Brings the route to one prefix in line; an error is what stands in the way.
 fn route(netlink: &mut Netlink, wanted: Option<HostRoute>, dst: Ipv4Net) -> Result<Done, String> {
     let diff = routes::diff(wanted, dst, netlink.view());
+    // In between there would be none.
+    if let ([_], Some(new)) = (&*diff.remove, &diff.add) {
+        let replaced = fault(&format!("replace route {dst}"), netlink.replace_route(new));
+        return replaced.map_or(Ok(Done::Other), Err);
+    }
     let mut problem = diff.conflict;
     for r in &diff.remove {
         problem = fault(&format!("remove route {dst}"), netlink.del_route(r)).or(problem);

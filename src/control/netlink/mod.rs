@@ -139,6 +139,11 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Installs a route in the place of the one to the same prefix, in one step.
+    pub fn replace_route(&mut self, route: &routes::HostRoute) -> io::Result<()> {
+        self.request(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
     /// Removes a route that we installed. That it is gone already is no error.
     pub fn del_route(&mut self, route: &routes::HostRoute) -> io::Result<()> {
         absent_is_fine(self.request(RouteNetlinkMessage::DelRoute(route.message()), 0))

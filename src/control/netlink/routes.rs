@@ -1,11 +1,11 @@
-//! The host's routes that are ours: the pools towards the host device, and blocks that other nodes are reached
-//! for without encapsulation. Ours carry protocol number 116; nobody else's is touched.
+//! The host's routes that are ours: the pools and the floating IPs of this node's pods towards the host device, and blocks
+//! that other nodes are reached for without encapsulation. Ours carry protocol number 116; nobody else's is touched.
 
 use super::{KernelRoute, View};
 use crate::control::desired::{Desired, Route};
 use ipnet::{IpNet, Ipv4Net};
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -21,6 +21,8 @@ pub struct HostRoute {
     /// Next node; `None` on the host device.
     pub via: Option<Ipv4Addr>,
     pub dev: u32,
+    /// A second interface, which takes all but a few flows: a strict reverse-path filter accepts what comes by either.
+    pub also: Option<u32>,
     /// Source of what the host itself sends.
     pub src: Option<Ipv4Addr>,
 }
@@ -30,20 +32,24 @@ impl HostRoute {
     pub(super) fn message(&self) -> RouteMessage {
         let mut b = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(self.dst.network(), self.dst.prefix_len())
-            .output_interface(self.dev)
             .protocol(RouteProtocol::Other(PROTOCOL));
         if let Some(src) = self.src {
             b = b.pref_source(src);
         }
-        match self.via {
-            Some(via) => b.gateway(via).scope(RouteScope::Universe).onlink().build(),
-            None => b.scope(RouteScope::Link).build(),
+        match (self.via, self.also) {
+            (Some(via), Some(also)) => {
+                let hop = RouteNextHopBuilder::new_ipv4().interface(self.dev).onlink().via(via.into()).map(RouteNextHopBuilder::build);
+                let other = RouteNextHopBuilder::new_ipv4().interface(also).weight(u8::MAX).build();
+                b.scope(RouteScope::Universe).multipath(hop.into_iter().chain([other]).collect()).build()
+            }
+            (Some(via), None) => b.output_interface(self.dev).gateway(via).scope(RouteScope::Universe).onlink().build(),
+            (None, _) => b.output_interface(self.dev).scope(RouteScope::Link).build(),
         }
     }
 
     fn is(&self, k: &KernelRoute) -> bool {
         let scope = if self.via.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
-        (self.dst, self.via, self.dev, self.src) == (k.dst, k.gateway, k.dev, k.prefsrc)
+        (self.dst, self.via, self.dev, self.also, self.src) == (k.dst, k.gateway, k.dev, k.also, k.prefsrc)
             && (k.metric, k.scope, k.onlink) == (0, scope, self.via.is_some())
             && k.unicast
     }
@@ -51,7 +57,7 @@ impl HostRoute {
 
 impl From<&KernelRoute> for HostRoute {
     fn from(k: &KernelRoute) -> HostRoute {
-        HostRoute { dst: k.dst, via: k.gateway, dev: k.dev, src: k.prefsrc }
+        HostRoute { dst: k.dst, via: k.gateway, dev: k.dev, also: k.also, src: k.prefsrc }
     }
 }
 
@@ -72,24 +78,39 @@ pub struct RouteDiff {
     pub conflict: Option<String>,
 }
 
-/// The route of ours that should be there for a prefix.
-pub fn wanted(desired: &Desired, devices: Devices, dst: Ipv4Net) -> Option<HostRoute> {
+/// The route of ours that should be there for a prefix. In `overlap` lie the prefixes that other nodes send packets for in a
+/// tunnel or without encapsulation, as they happen to know.
+pub fn wanted(desired: &Desired, devices: Devices, overlap: &[Ipv4Net], dst: Ipv4Net) -> Option<HostRoute> {
     let node = desired.node.as_ref()?;
     // A node behind a router is no next hop on this link; its block stays with the pool's route, and the engine
     // sends towards the router.
-    if let (Some(dev), Some(Route::Direct { address, .. })) = (devices.uplink, desired.routes.get(&IpNet::V4(dst)))
+    let both = overlap.iter().any(|net| net.contains(&dst));
+    let route = desired.routes.get(&IpNet::V4(dst));
+    let way = match route {
+        Some(Route::Direct { address, .. }) => Some(address),
+        Some(Route::Vxlan { address, .. } | Route::Ipip { address, .. }) if both => Some(address),
+        _ => None,
+    };
+    if let (Some(dev), Some(address)) = (devices.uplink, way)
         && node.address.contains(address)
     {
-        return Some(HostRoute { dst, via: Some(*address), dev, src: None });
+        return Some(HostRoute { dst, via: Some(*address), dev, also: devices.host.filter(|_| both), src: None });
     }
-    let dev = devices.host.filter(|_| desired.pools.contains(&IpNet::V4(dst)))?;
-    Some(HostRoute { dst, via: None, dev, src: node.tunnel_address })
+    let floats = matches!(route, Some(Route::Floating { .. }));
+    let dev = devices.host.filter(|_| floats || desired.pools.contains(&IpNet::V4(dst)))?;
+    Some(HostRoute { dst, via: None, dev, also: None, src: node.tunnel_address })
 }
 
 /// Every prefix that a route of ours should be there for, or is.
-pub fn concerned(desired: &Desired, view: &View) -> BTreeSet<Ipv4Net> {
+pub fn concerned(desired: &Desired, overlap: &[Ipv4Net], view: &View) -> BTreeSet<Ipv4Net> {
     let v4 = |n: &IpNet| if let IpNet::V4(n) = n { Some(*n) } else { None };
-    let direct = desired.routes.iter().filter(|(_, r)| matches!(r, Route::Direct { .. })).filter_map(|(n, _)| v4(n));
+    let both = |net: &IpNet| v4(net).is_some_and(|net| overlap.iter().any(|o| o.contains(&net)));
+    let single = |(net, r): &(&IpNet, &Route)| match r {
+        Route::Direct { .. } | Route::Floating { .. } => true,
+        Route::Vxlan { .. } | Route::Ipip { .. } => both(net),
+        _ => false,
+    };
+    let direct = desired.routes.iter().filter(single).filter_map(|(n, _)| v4(n));
     let ours = view.routes.iter().filter(|r| r.protocol == PROTOCOL).map(|r| r.dst);
     desired.pools.iter().filter_map(v4).chain(direct).chain(ours).collect()
 }
@@ -132,6 +153,7 @@ mod tests {
             metric: 0,
             gateway: r.via,
             dev: r.dev,
+            also: r.also,
             prefsrc: r.src,
             protocol,
             scope: if r.via.is_some() { 0 } else { SCOPE_LINK },
@@ -144,14 +166,14 @@ mod tests {
     const DEVICES: Devices = Devices { host: Some(7), uplink: Some(2) };
 
     fn all(desired: &Desired, devices: Devices) -> Vec<HostRoute> {
-        concerned(desired, &View::default()).into_iter().filter_map(|dst| wanted(desired, devices, dst)).collect()
+        concerned(desired, &[], &View::default()).into_iter().filter_map(|dst| wanted(desired, devices, &[], dst)).collect()
     }
 
     /// Every prefix's difference, one after the other.
     fn differences(desired: &Desired, view: &View) -> (Vec<HostRoute>, Vec<HostRoute>, Vec<String>) {
         let mut out = (vec![], vec![], vec![]);
-        for dst in concerned(desired, view) {
-            let d = diff(wanted(desired, DEVICES, dst), dst, view);
+        for dst in concerned(desired, &[], view) {
+            let d = diff(wanted(desired, DEVICES, &[], dst), dst, view);
             out.0.extend(d.remove);
             out.1.extend(d.add);
             out.2.extend(d.conflict);
@@ -169,10 +191,37 @@ mod tests {
     }
 
     #[test]
+    fn a_floating_ip_of_this_node_leads_to_the_host_device() {
+        let mut d = desired();
+        let dst: Ipv4Net = "192.0.2.7/32".parse().unwrap();
+        d.routes.insert(dst.into(), Route::Floating { endpoint: "ns/w".into(), address: [10, 244, 1, 5].into() });
+        assert_eq!(
+            wanted(&d, DEVICES, &[], dst),
+            Some(HostRoute { dst, via: None, dev: 7, also: None, src: Some([10, 244, 1, 0].into()) })
+        );
+        assert!(concerned(&d, &[], &View::default()).contains(&dst));
+    }
+
+    #[test]
+    fn while_a_pool_changes_its_mode_both_ways_are_right() {
+        let (overlap, dst) = (["10.244.0.0/16".parse().unwrap()], "10.244.2.0/26".parse().unwrap());
+        let to = Some(Ipv4Addr::new(10, 1, 0, 2));
+        let both = Some(HostRoute { dst, via: to, dev: 2, also: Some(7), src: None });
+        let mut d = desired();
+        assert_eq!(wanted(&d, DEVICES, &overlap, dst), both);
+        d.routes.insert(dst.into(), Route::Ipip { node: "b".into(), address: [10, 1, 0, 2].into() });
+        assert_eq!(wanted(&d, DEVICES, &overlap, dst), both);
+        assert!(concerned(&d, &overlap, &View::default()).contains(&dst) && !concerned(&d, &[], &View::default()).contains(&dst));
+        assert_eq!(wanted(&d, DEVICES, &[], dst), None);
+        d.routes.insert(dst.into(), Route::Ipip { node: "b".into(), address: [10, 9, 0, 2].into() });
+        assert_eq!(wanted(&d, DEVICES, &overlap, dst), None, "never without encapsulation");
+    }
+
+    #[test]
     fn a_node_behind_a_router_is_no_next_hop_for_the_host() {
         let mut d = desired();
         d.routes.insert("10.244.3.0/26".parse().unwrap(), Route::Direct { node: "c".into(), address: [10, 9, 0, 3].into() });
-        assert_eq!(wanted(&d, DEVICES, "10.244.3.0/26".parse().unwrap()), None);
+        assert_eq!(wanted(&d, DEVICES, &[], "10.244.3.0/26".parse().unwrap()), None);
     }
 
     #[test]
@@ -184,21 +233,21 @@ mod tests {
         }
         assert_eq!(differences(&desired(), &view), Default::default());
         // A leftover of ours goes, the same from somebody else stays.
-        let stale = HostRoute { dst: "10.244.9.0/26".parse().unwrap(), via: Some([10, 1, 0, 9].into()), dev: 2, src: None };
+        let stale = HostRoute { dst: "10.244.9.0/26".parse().unwrap(), via: Some([10, 1, 0, 9].into()), dev: 2, also: None, src: None };
         view.routes.insert(kernel(&stale, PROTOCOL));
         view.routes.insert(KernelRoute { dst: "10.244.8.0/26".parse().unwrap(), ..kernel(&stale, 12) });
         assert_eq!(differences(&desired(), &view), (vec![stale], vec![], vec![]));
         // A route of ours that is wrong is replaced.
-        let wrong = HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some([10, 1, 0, 9].into()), dev: 2, src: None };
+        let wrong = HostRoute { dst: "10.244.2.0/26".parse().unwrap(), via: Some([10, 1, 0, 9].into()), dev: 2, also: None, src: None };
         view.routes = [kernel(&wrong, PROTOCOL)].into();
-        let d = diff(wanted(&desired(), DEVICES, wrong.dst), wrong.dst, &view);
+        let d = diff(wanted(&desired(), DEVICES, &[], wrong.dst), wrong.dst, &view);
         assert_eq!((d.remove, d.add.unwrap().via), (vec![wrong], Some([10, 1, 0, 2].into())));
     }
 
     #[test]
     fn somebody_elses_route_for_a_pool_is_reported_and_left() {
         let mut view = View::default();
-        let theirs = HostRoute { dst: "10.244.0.0/16".parse().unwrap(), via: None, dev: 3, src: None };
+        let theirs = HostRoute { dst: "10.244.0.0/16".parse().unwrap(), via: None, dev: 3, also: None, src: None };
         view.routes.insert(kernel(&theirs, 12));
         let (remove, add, conflicts) = differences(&desired(), &view);
         assert_eq!((add.len(), remove.len(), conflicts.len()), (1, 0, 1));

@@ -9,7 +9,9 @@ use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -39,6 +41,8 @@ pub struct KernelRoute {
     pub gateway: Option<Ipv4Addr>,
     /// Interface index; 0 for routes that lead nowhere (blackhole, unreachable).
     pub dev: u32,
+    /// The interface of a second next hop that needs no gateway.
+    pub also: Option<u32>,
     pub prefsrc: Option<Ipv4Addr>,
     /// Who installed it (`/etc/iproute2/rt_protos`).
     pub protocol: u8,
@@ -90,8 +94,8 @@ pub struct Changes {
     pub addresses: bool,
     /// Prefixes that a route came, changed or went for.
     pub routes: BTreeSet<Ipv4Net>,
-    /// Some of these routes are not ours.
-    pub foreign_routes: bool,
+    /// Those of them whose route is not ours.
+    pub foreign_routes: BTreeSet<Ipv4Net>,
     /// Neighbours (interface index, address) whose usable MAC came, changed or went.
     pub neighbours: BTreeSet<(u32, Ipv4Addr)>,
     /// A link went down or away, or an address went: the kernel drops IPv4 routes then without saying so.
@@ -114,7 +118,7 @@ impl Changes {
         self.links |= other.links;
         self.addresses |= other.addresses;
         self.routes.append(&mut other.routes);
-        self.foreign_routes |= other.foreign_routes;
+        self.foreign_routes.append(&mut other.foreign_routes);
         self.neighbours.append(&mut other.neighbours);
         self.routes_unsure |= other.routes_unsure;
     }
@@ -122,7 +126,9 @@ impl Changes {
     /// A route came or went.
     pub(super) fn route(&mut self, route: &KernelRoute) {
         self.routes.insert(route.dst);
-        self.foreign_routes |= route.protocol != PROTOCOL;
+        if route.protocol != PROTOCOL {
+            self.foreign_routes.insert(route.dst);
+        }
     }
 }
 
@@ -165,6 +171,7 @@ impl View {
             metric: 0,
             gateway: None,
             dev: 0,
+            also: None,
             prefsrc: None,
             protocol: 0,
             scope: 0,
@@ -173,6 +180,11 @@ impl View {
             unicast: false,
         };
         self.routes.range(first..).take_while(move |r| r.dst == dst)
+    }
+
+    /// The gateway of the route to exactly this prefix that [`View::routes_by`] has.
+    pub fn route_by(&self, dev: u32, without: u8, dst: Ipv4Net) -> Option<Option<Ipv4Addr>> {
+        self.routes_to(dst).find(|r| r.dev == dev && r.unicast && r.protocol != without).map(|r| r.gateway)
     }
 
     /// The unicast routes out of one interface, ready for longest-prefix lookups; routes of protocol `without`
@@ -340,6 +352,7 @@ fn main_route(m: &RouteMessage) -> Option<KernelRoute> {
         metric: 0,
         gateway: None,
         dev: 0,
+        also: None,
         prefsrc: None,
         protocol: m.header.protocol.into(),
         scope: m.header.scope.into(),
@@ -359,16 +372,19 @@ fn main_route(m: &RouteMessage) -> Option<KernelRoute> {
                 // Equal-cost paths: one is enough to reach the neighbour.
                 let hop = hops.first()?;
                 route.dev = hop.interface_index;
-                route.gateway = hop.attributes.iter().find_map(|a| match a {
-                    RouteAttribute::Gateway(RouteAddress::Inet(a)) => Some(*a),
-                    _ => None,
-                });
+                route.gateway = gateway(hop);
+                route.onlink |= hop.flags.contains(RouteNextHopFlags::Onlink);
+                route.also = hops.get(1).filter(|hop| gateway(hop).is_none()).map(|hop| hop.interface_index);
             }
             _ => {}
         }
     }
     route.dst = Ipv4Net::new(dst, m.header.destination_prefix_length).ok()?;
     (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+fn gateway(hop: &RouteNextHop) -> Option<Ipv4Addr> {
+    hop.attributes.iter().find_map(|a| if let RouteAttribute::Gateway(RouteAddress::Inet(a)) = a { Some(*a) } else { None })
 }
 
 /// The next hop towards `to` among routes of one interface ([`View::routes_by`]): the gateway, or `to` itself
@@ -428,7 +444,7 @@ mod tests {
             route("10.9.9.0/24", 0, None, 3),
         ] {
             let changes = v.apply(&RouteNetlinkMessage::NewRoute(m.clone()), 0);
-            assert!(changes.routes.len() == 1 && changes.foreign_routes);
+            assert!(changes.routes.len() == 1 && changes.foreign_routes == changes.routes);
             assert!(!v.apply(&RouteNetlinkMessage::NewRoute(m), 0).any());
         }
         let r = v.routes_by(2, 116);

@@ -161,6 +161,12 @@ impl Planner {
         self.publisher.current().generation
     }
 
+    /// Takes in that others have changed their routes to some prefixes; those that matter to packets. A route daemon may
+    /// change thousands a second that lead to no node: only what is left is a reason for an update.
+    pub fn follow(&mut self, view: &View, routes: BTreeSet<Ipv4Net>) -> BTreeSet<Ipv4Net> {
+        self.ways.follow(view, self.ports.uplink.as_ref(), routes)
+    }
+
     /// Brings in line what may have changed since the last update and publishes once if anything differs. Without
     /// a node nothing changes: what was in force stays.
     pub fn update(&mut self, inputs: Inputs<'_>, delta: &Delta, host: &Changes) -> Outcome {
@@ -188,7 +194,7 @@ impl Planner {
     /// Whether a change lies under everything that is in force.
     fn concerns_all(&self, inputs: Inputs<'_>, host: &Changes) -> bool {
         host.everything
-            || host.foreign_routes
+            || !host.foreign_routes.is_empty()
             || self.generation() == 0
             || self.ports.uplink != inputs.ports.uplink
             || self.ports.host != inputs.ports.host

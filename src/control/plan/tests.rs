@@ -60,6 +60,7 @@ impl World {
             metric: 0,
             gateway: gateway.map(ip),
             dev: UPLINK,
+            also: None,
             prefsrc: None,
             protocol: 2,
             scope: 253,
@@ -186,6 +187,29 @@ fn a_gateway_is_the_neighbour_and_no_route_is_a_drop_with_a_warning() {
     w.update();
     assert!(w.planner.warnings().is_empty());
     assert_eq!(w.at("10.244.2.9").rewrite.as_slice()[..6], MAC_B.0);
+}
+
+#[test]
+fn only_routes_by_which_nodes_are_reached_are_a_reason_to_plan() {
+    let mut w = World::new();
+    w.neighbour("10.1.0.2", MAC_B);
+    w.update();
+    let follow = |w: &mut World, dst: &str| w.planner.follow(&w.view, [net(dst)].into()).len();
+    for dst in ["172.16.0.0/16", "10.1.0.3/32", "10.9.0.0/16", "10.1.0.0/16"] {
+        w.route(dst, Some("10.1.0.254"));
+        assert_eq!(follow(&mut w, dst), 0, "{dst} leads to no node, or a longer one does");
+    }
+    w.route("10.1.0.2/32", Some("10.1.0.254"));
+    assert_eq!(follow(&mut w, "10.1.0.2/32"), 1);
+    // A node that comes later is reached by the routes that were of no interest before.
+    w.view.routes.retain(|r| r.dst != net("10.1.0.2/32"));
+    assert_eq!(follow(&mut w, "10.1.0.2/32"), 0, "back before anything was planned");
+    let to_c = Route::Direct { node: "c".into(), address: ip("10.9.0.1") };
+    w.desired.routes.insert("10.244.3.0/26".parse().unwrap(), to_c);
+    let delta = Delta::Parts(Parts { routes: vec!["10.244.3.0/26".parse().unwrap()], ..Parts::default() });
+    let inputs = Inputs { desired: &w.desired, ports: &w.ports, view: &w.view };
+    w.planner.update(inputs, &delta, &Changes::default());
+    assert!(w.planner.hops().any(|h| h.address == ip("10.1.0.254")), "{:?}", w.planner.hops().collect::<Vec<_>>());
 }
 
 #[test]

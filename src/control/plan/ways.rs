@@ -27,7 +27,7 @@ struct Peer {
     prefixes: BTreeSet<Ipv4Net>,
 }
 
-/// Filled as routes are planned, by the kernel's routes at the last [`Ways::reset`].
+/// Filled as routes are planned, by the kernel's routes as of the last [`Ways::reset`] or [`Ways::follow`].
 #[derive(Default)]
 pub(super) struct Ways {
     routes: PrefixMap<Ipv4Net, Option<Ipv4Addr>>,
@@ -45,6 +45,20 @@ impl Ways {
         // Our own routes for unencapsulated blocks say nothing about how to reach a node.
         let routes = uplink.map(|u| view.routes_by(u.dev, routes::PROTOCOL)).unwrap_or_default();
         *self = Ways { routes, changed: true, ..Ways::default() };
+    }
+
+    /// Takes in what the kernel's routes to some prefixes are now; those by which a node in use has another next hop.
+    pub fn follow(&mut self, view: &View, uplink: Option<&Underlay>, mut changed: BTreeSet<Ipv4Net>) -> BTreeSet<Ipv4Net> {
+        let Some(dev) = uplink.map(|u| u.dev) else { return BTreeSet::new() };
+        for dst in &changed {
+            match view.route_by(dev, routes::PROTOCOL, *dst) {
+                Some(gateway) => drop(self.routes.insert(*dst, gateway)),
+                None => drop(self.routes.remove(dst)),
+            }
+        }
+        let differs = |(address, peer): (&Ipv4Addr, &Peer)| next_hop(&self.routes, dev, *address) != peer.hop;
+        changed.retain(|dst| self.peers.range(dst.network()..=dst.broadcast()).any(differs));
+        changed
     }
 
     /// The way for a prefix to a node. On an Ethernet port the prefix counts as a user of it until it is released.
