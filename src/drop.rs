@@ -95,6 +95,7 @@ reasons! {
     PuntReason {
         HostAddress = "host-address", "Addressed to one of this node's own addresses.";
         HostRoute = "host-route", "No pool contains the destination: the host stack routes it.";
+        FloatingIp = "floating-ip", "Addressed to a floating IP of a pod on this node, which the host translates.";
         HostFlow = "host-flow", "It answers a flow that came from the host stack, which may have translated its addresses.";
     }
 }

@@ -31,6 +31,7 @@ struct Plan<'a> {
     host: String,
     mtu: u16,
     mac: Option<Mac>,
+    floating: Vec<Ipv4Addr>,
     pod: Value,
     /// Addresses, and the routes that an address plugin named.
     given: Attachment,
@@ -65,7 +66,7 @@ impl<O: Objects> Plugin<O> {
         let mark = Mark::new(&self.conf, container);
         interface::preflight((self.conf.device == Device::Veth).then_some(&host), &mark, netns)?;
         let given = self.addresses(container, &workload, &request.wanted).await?;
-        let plan = Plan { container, workload, mark, netns, host, mtu, mac: request.mac, pod, given };
+        let plan = Plan { container, workload, mark, netns, host, mtu, mac: request.mac, floating: request.floating, pod, given };
         match self.attach(&plan, &daemon).await {
             Ok(attachment) => Ok(attachment),
             Err(e) => {
@@ -162,6 +163,7 @@ impl<O: Objects> Plugin<O> {
             network: &self.conf.name,
             interface,
             addresses: &addresses,
+            floating: &plan.floating,
             mac,
             netns,
             ingress: self.conf.ingress,

@@ -70,6 +70,8 @@ pub struct Conf {
     pub forwarding: bool,
     /// Whether addresses that IPAM does not know may be asked for.
     pub addresses_without_ipam: bool,
+    /// Whether floating IPs may be asked for.
+    pub floating_ips: bool,
     /// Whether the default route is made also where the address plugin names routes.
     pub default_route: bool,
     /// On what the pod sends: `runtimeConfig.bandwidth`.
@@ -128,6 +130,7 @@ impl Conf {
             queues: number("num_queues", 64)?.and_then(|n| u16::try_from(n).ok()).unwrap_or(1),
             forwarding: root.at(&["container_settings", "allow_ip_forwarding"])?.boolean()?.unwrap_or(false),
             addresses_without_ipam: root.at(&["feature_control", "ip_addrs_no_ipam"])?.boolean()?.unwrap_or(false),
+            floating_ips: root.at(&["feature_control", "floating_ips"])?.boolean()?.unwrap_or(false),
             default_route: root.get("include_default_routes")?.boolean()?.unwrap_or(false),
             egress: egress(&root.at(&["runtimeConfig", "bandwidth"])?)?,
             ingress: bits(&root.at(&["runtimeConfig", "bandwidth", "ingressRate"])?)?.filter(|rate| *rate > 0),

@@ -27,6 +27,8 @@ pub struct Entry<'a> {
     /// The interface on the host, or the TAP's in the pod.
     pub interface: &'a str,
     pub addresses: &'a [Ipv4Addr],
+    /// A Pod has them in an annotation already.
+    pub floating: &'a [Ipv4Addr],
     pub mac: Option<Mac>,
     /// For a TAP.
     pub netns: Option<&'a Path>,
@@ -108,6 +110,8 @@ fn endpoint(entry: &Entry, pod: &Value) -> Value {
             spec[key] = value;
         }
     };
+    let nats: Vec<Value> = entry.floating.iter().map(|ip| json!({ "internalIP": entry.addresses.first(), "externalIP": ip })).collect();
+    set("ipNATs", (!nats.is_empty()).then(|| json!(nats)));
     set("mac", entry.mac.map(|m| json!(m.to_string())));
     match &workload.pod {
         Some(pod) => set("pod", Some(json!(pod))),
@@ -244,6 +248,7 @@ mod tests {
             network: "net",
             interface: "cali1",
             addresses,
+            floating: &[Ipv4Addr::new(192, 0, 2, 7)],
             mac,
             netns: Some(Path::new("/run/netns/x")),
             ingress: Some(10_000_000),
@@ -288,6 +293,7 @@ mod tests {
         );
         assert_eq!((spec("profiles"), spec("allowSpoofedSourcePrefixes")), (json!(["kns.default"]), json!(["10.9.0.0/16"])));
         assert_eq!(stored()["metadata"]["labels"]["projectcalico.org/serviceaccount"], "runner");
+        assert_eq!(spec("ipNATs"), json!([{"internalIP": "10.244.0.5", "externalIP": "192.0.2.7"}]));
         let read = crate::control::model::parse(&stored().to_string()).unwrap().entries.remove(0);
         assert!(read.object.is_ok(), "{:?}", read.object);
         assert_eq!(
@@ -329,7 +335,16 @@ mod tests {
             [("a", "c1", "n1", "net"), ("b", "c2", "n1", "net"), ("c", "c3", "n2", "net"), ("d", "c4", "n1", "other")]
         {
             let workload = Workload { pod: Some(pod.into()), node: node.into(), ..workload(container) };
-            let entry = Entry { workload: &workload, network, interface: "cali1", addresses: &[], mac: None, netns: None, ingress: None };
+            let entry = Entry {
+                workload: &workload,
+                network,
+                interface: "cali1",
+                addresses: &[],
+                floating: &[],
+                mac: None,
+                netns: None,
+                ingress: None,
+            };
             run(publish(&store, Form::Endpoint, &entry, &Value::Null)).unwrap();
         }
         assert_eq!(run(sweep(&store, "n1", "net", |c, i| c == "c1" && i == "eth0")).unwrap(), 1);

@@ -1,4 +1,4 @@
-//! What the pod, its namespace and the configuration ask for: pools, addresses, a hardware address. By Calico's
+//! What the pod, its namespace and the configuration ask for: pools, addresses, floating IPs, a hardware address. By Calico's
 //! annotations and its order: the pod's, then the namespace's, then the configuration's.
 
 use super::conf::{Conf, Ipam};
@@ -27,6 +27,8 @@ pub enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub wanted: Wanted,
+    /// Addresses that others are to reach the pod by, too.
+    pub floating: Vec<Ipv4Addr>,
     pub mac: Option<Mac>,
 }
 
@@ -35,17 +37,15 @@ impl Request {
     pub fn new(conf: &Conf, container: &Container, pod: &Value, namespace: &Value) -> Result<Request, CniError> {
         let pods = |key: &str| annotation(pod, key);
         let either = |key: &str| pods(key).or_else(|| annotation(namespace, key));
-        for key in ["ipv6pools", "floatingIPs"] {
-            if let Some(value) = either(key) {
-                let why = if key == "ipv6pools" { "only IPv4 is supported" } else { "floating addresses are not supported" };
-                return Err(CniError::Unsupported { key: format!("annotation {PREFIX}{key}"), value: value.into(), why });
-            }
+        if let Some(value) = either("ipv6pools") {
+            return Err(unsupported_family("ipv6pools", value));
         }
         if let Some(value) = either("ipFamilies")
             && texts("ipFamilies", value)?.iter().any(|f| f != "IPv4")
         {
             return Err(unsupported_family("ipFamilies", value));
         }
+        let floating = pods("floatingIPs").map(|value| floating_ips(conf, value)).transpose()?.unwrap_or_default();
         let mac = pods("hwAddr").map(hardware_address).transpose()?;
         let wanted = match (pods("ipAddrs"), pods("ipAddrsNoIpam")) {
             (Some(a), Some(b)) => return Err(refused("ipAddrs", a, &format!("and ipAddrsNoIpam ({b}) exclude each other: remove one"))),
@@ -59,7 +59,7 @@ impl Request {
             }
             (None, None) => general(conf, container, either("ipv4pools"))?,
         };
-        Ok(Request { wanted, mac })
+        Ok(Request { wanted, floating, mac })
     }
 }
 
@@ -102,12 +102,28 @@ fn texts(key: &str, value: &str) -> Result<Vec<String>, CniError> {
     serde_json::from_str(value).map_err(|_| refused(key, value, "is not a JSON list of texts"))
 }
 
+fn addresses(key: &str, value: &str) -> Result<Vec<IpAddr>, CniError> {
+    let parse = |a: &String| a.parse().map_err(|_| refused(key, value, &format!("has {a:?}, which is not an address")));
+    texts(key, value)?.iter().map(parse).collect()
+}
+
+fn floating_ips(conf: &Conf, value: &str) -> Result<Vec<Ipv4Addr>, CniError> {
+    const KEY: &str = "floatingIPs";
+    if !conf.floating_ips {
+        return Err(refused(KEY, value, "is not enabled: set feature_control.floating_ips to true"));
+    }
+    let v4 = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() => {
+            Err(refused(KEY, value, &format!("has {ip}, which is not an address that a pod can be reached by")))
+        }
+        IpAddr::V4(ip) => Ok(*ip),
+        IpAddr::V6(_) => Err(unsupported_family(KEY, value)),
+    };
+    addresses(KEY, value)?.iter().map(v4).collect()
+}
+
 fn one_address(key: &str, value: &str) -> Result<Ipv4Addr, CniError> {
-    let all = texts(key, value)?;
-    let parsed: Vec<IpAddr> = all
-        .iter()
-        .map(|a| a.parse().map_err(|_| refused(key, value, &format!("has {a:?}, which is not an address"))))
-        .collect::<Result<_, _>>()?;
+    let parsed = addresses(key, value)?;
     match parsed.as_slice() {
         [IpAddr::V4(ip)] => Ok(*ip),
         all if all.iter().any(IpAddr::is_ipv6) => Err(unsupported_family(key, value)),
@@ -174,6 +190,25 @@ mod tests {
             [("[]", "not exactly one"), ("[\"10.0.0.1\",\"10.0.0.2\"]", "not exactly one"), ("[\"x\"]", "\"x\", which is not an address")]
         {
             assert!(fault("", &json!({ "cni.projectcalico.org/ipAddrs": value })).contains(want), "{value}");
+        }
+    }
+
+    #[test]
+    fn floating_ips_are_enabled_by_the_configuration() {
+        let allowed = r#","feature_control":{"floating_ips":true}"#;
+        let pod = |v: &str| json!({ "cni.projectcalico.org/floatingIPs": v });
+        let ask = |conf: &str, value: &str| ask(conf, None, pod(value), json!({})).map(|r| r.floating);
+        assert_eq!(ask(allowed, r#"["192.0.2.7","192.0.2.8"]"#).unwrap(), [Ipv4Addr::new(192, 0, 2, 7), Ipv4Addr::new(192, 0, 2, 8)]);
+        assert!(ask(allowed, "").unwrap().is_empty());
+        for (conf, value, want) in [
+            ("", r#"["192.0.2.7"]"#, "floatingIPs: [\"192.0.2.7\"] is not enabled: set feature_control.floating_ips to true"),
+            (allowed, "192.0.2.7", "is not a JSON list"),
+            (allowed, r#"["192.0.2.0/24"]"#, "which is not an address"),
+            (allowed, r#"["224.0.0.1"]"#, "224.0.0.1, which is not an address that a pod can be reached by"),
+            (allowed, r#"["fd00::7"]"#, "only IPv4 is supported"),
+        ] {
+            let e = ask(conf, value).unwrap_err().to_string();
+            assert!(e.contains(want), "{value}: {e}");
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Desired {
     pub vteps: BTreeMap<Arc<str>, Vtep>,
     /// Local workload endpoints by WorkloadEndpoint name (`namespace/name`).
     pub endpoints: BTreeMap<Arc<str>, LocalEndpoint>,
+    /// Floating IPs that have a route, with the pod's own address that each stands for.
+    pub floating: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Underlay addresses of all nodes, this one too.
     pub nodes: BTreeSet<Ipv4Addr>,
     /// Who tunnel packets are accepted from: other nodes and FelixConfiguration externalNodesList.
@@ -76,6 +78,9 @@ pub enum Route {
     Ipip { node: Arc<str>, address: Ipv4Addr },
     /// To a node without encapsulation.
     Direct { node: Arc<str>, address: Ipv4Addr },
+    /// A floating IP of a pod on this node: the host translates it to the pod's own address. The key into
+    /// `Desired::endpoints`.
+    Floating { endpoint: Arc<str>, address: Ipv4Addr },
     /// One of this node's own addresses.
     Host,
     /// A block of this node: what no endpoint owns in it ends here.
@@ -93,17 +98,19 @@ impl Route {
             Route::Vxlan { .. } => "vxlan",
             Route::Ipip { .. } => "ipip",
             Route::Direct { .. } => "direct",
+            Route::Floating { .. } => "floating",
             Route::Host => "host",
             Route::Blackhole => "blackhole",
             Route::Drop { .. } => "drop",
         }
     }
 
-    /// The next hop shown as `via`: the tunnel address for VXLAN, the node's address otherwise.
+    /// The next hop shown as `via`: the tunnel address for VXLAN, the pod's address for its floating IP, the node's address
+    /// otherwise.
     pub fn via(&self) -> Option<IpAddr> {
         match self {
             Route::Vxlan { tunnel_address, .. } => Some((*tunnel_address).into()),
-            Route::Ipip { address, .. } | Route::Direct { address, .. } => Some((*address).into()),
+            Route::Ipip { address, .. } | Route::Direct { address, .. } | Route::Floating { address, .. } => Some((*address).into()),
             _ => None,
         }
     }
@@ -169,6 +176,8 @@ pub struct Parts {
     pub vteps: BTreeSet<Arc<str>>,
     /// Whether warnings or conflicts may have come or gone.
     pub warnings: bool,
+    /// Whether floating IPs have come, changed or gone, or what they stand for.
+    pub floating: bool,
 }
 
 impl Delta {
@@ -182,6 +191,11 @@ impl Delta {
         !matches!(self, Delta::Parts(p) if p.endpoints.is_empty())
     }
 
+    /// Whether floating IPs may have come, changed or gone.
+    pub fn has_floating(&self) -> bool {
+        !matches!(self, Delta::Parts(p) if !p.floating)
+    }
+
     /// Whether warnings or conflicts may have come or gone.
     pub fn has_warnings(&self) -> bool {
         !matches!(self, Delta::Parts(p) if !p.warnings)
@@ -191,6 +205,14 @@ impl Delta {
 impl Parts {
     pub fn is_empty(&self) -> bool {
         *self == Parts::default()
+    }
+}
+
+impl Desired {
+    /// Floating IPs of pods on this node, with the address that the host translates each to.
+    pub fn translations(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
+        let is_local = |ip: &Ipv4Addr| matches!(self.routes.get(&IpNet::V4((*ip).into())), Some(Route::Floating { .. }));
+        self.floating.iter().filter(|(ip, _)| is_local(ip)).map(|(ip, to)| (*ip, *to)).collect()
     }
 }
 

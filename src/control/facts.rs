@@ -177,6 +177,8 @@ pub struct Dump {
     pub ports: Vec<DumpPort>,
     pub routes: Vec<DumpRoute>,
     pub cluster: Cluster,
+    /// Floating IPs that have a route, with the pod's own address that each stands for.
+    pub floating: BTreeMap<Ipv4Addr, Ipv4Addr>,
     pub uplink_mtu: Option<u16>,
     pub flows: Vec<Entry>,
 }

@@ -16,6 +16,7 @@ pub mod forms;
 pub mod ipam;
 pub mod logging;
 pub mod model;
+pub mod nat;
 pub mod netlink;
 pub mod node;
 pub mod origins;

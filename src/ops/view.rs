@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// One FIB entry. `kind` is one of local, vxlan, ipip, direct, host, blackhole, drop.
+/// One FIB entry. `kind` is one of local, vxlan, ipip, direct, floating, host, blackhole, drop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FibRow {
     pub prefix: String,

@@ -94,6 +94,8 @@ pub enum Via {
     Drop,
     /// The host stack, for this node's own addresses.
     Host,
+    /// The host stack, for a floating IP.
+    Floating,
     /// The host stack, for everything that no pool covers.
     HostRoute,
     /// Any adjacency at all.
@@ -224,6 +226,7 @@ impl Setup {
             Via::Blackhole => Adjacency::drop(DropReason::Blackhole),
             Via::Drop => Adjacency::drop(DropReason::RouteDrop),
             Via::Host => self.punt(PuntReason::HostAddress),
+            Via::Floating => self.punt(PuntReason::FloatingIp),
             Via::HostRoute => self.punt(PuntReason::HostRoute),
             Via::Raw(adj) => *adj,
         }

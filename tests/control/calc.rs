@@ -421,29 +421,81 @@ fn a_node_that_loses_its_address_is_held_and_comes_back() {
     assert_eq!(next(&mut c, &mut last, &text), before);
 }
 
+/// A pod with a floating IP on a node.
+fn floating(pod: &str, node: &str, ip: &str, floating: &str) -> String {
+    let annotation = format!("cni.projectcalico.org/floatingIPs: '[\"{floating}\"]'");
+    format!(
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {pod}, namespace: ns, annotations: {{{annotation}}}}}, spec: {{nodeName: {node}}}, status: {{podIP: {ip}}}}}\n"
+    )
+}
+
+fn floating_enabled(value: &str) -> String {
+    format!(
+        "---\n{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: default}}, spec: {{floatingIPs: {value}}}}}\n"
+    )
+}
+
 #[test]
-fn floating_ips_are_refused_by_name_where_they_are_enabled() {
-    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: ns, annotations: {cni.projectcalico.org/floatingIPs: '[\"192.0.2.7\"]'}}, spec: {nodeName: a}, status: {podIP: 10.244.0.5}}\n";
-    let wep = "---\n{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: w, namespace: ns}, spec: {node: a, pod: q, ipNetworks: [10.244.0.6], ipNATs: [{internalIP: 10.244.0.6, externalIP: 192.0.2.8}]}}\n";
-    let felix = |value: &str| {
-        format!(
-            "---\n{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: default}}, spec: {{floatingIPs: {value}}}}}\n"
-        )
-    };
-    let text = three("vxlanMode: Always") + pod + wep;
-    for felix in [String::new(), felix("Disabled")] {
-        assert!(desired(&(text.clone() + &felix), "a").warnings.is_empty(), "not enabled, so not asked for");
+fn floating_ips_lead_to_the_host_or_to_the_pods_node() {
+    let wep = "---\n{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: w, namespace: ns}, spec: {node: a, pod: q, ipNetworks: [10.244.0.6, 10.244.0.7], ipNATs: [{internalIP: 10.244.0.7, externalIP: 192.0.2.8}]}}\n";
+    let fips = pool("fips", "192.0.2.0/28", "disabled: true");
+    let text = three("vxlanMode: CrossSubnet") + &floating("p", "a", "10.244.0.5", "192.0.2.7") + wep;
+    for felix in [String::new(), floating_enabled("Disabled")] {
+        let d = desired(&(text.clone() + &felix), "a");
+        assert!(d.warnings.is_empty() && d.floating.is_empty() && lookup(&d.routes, "192.0.2.7").is_none(), "not enabled: not asked for");
     }
-    let a = desired(&(text.clone() + &felix("Enabled")), "a");
+    let text = text + &fips + &floating_enabled("Enabled");
+    let a = desired(&text, "a");
+    let endpoint = |name: &str| -> std::sync::Arc<str> { name.into() };
+    assert_eq!(
+        lookup(&a.routes, "192.0.2.7"),
+        Some(&Route::Floating { endpoint: endpoint("ns/a-k8s-p-eth0"), address: [10, 244, 0, 5].into() })
+    );
+    assert_eq!(lookup(&a.routes, "192.0.2.8"), Some(&Route::Floating { endpoint: endpoint("ns/w"), address: [10, 244, 0, 7].into() }));
+    assert_eq!((warnings(&a), a.floating.len(), &a.translations()), (vec![], 2, &a.floating));
+    let own = &a.endpoints["ns/a-k8s-p-eth0"];
+    assert_eq!(own.sources, ["10.244.0.5/32".parse().unwrap()], "a pod never sends from it");
+    // Elsewhere as the pod's own address, whatever the pool of the floating one says.
+    let b = desired(&text, "b");
+    assert_eq!(line(&b, "192.0.2.7/32"), "192.0.2.7/32 direct via 10.0.0.1");
+    assert_eq!((b.floating.len(), b.translations().len()), (2, 0));
+    let b = desired(&text.replace("vxlanMode: CrossSubnet", "vxlanMode: Always"), "b");
+    assert_eq!(line(&b, "192.0.2.7/32"), "192.0.2.7/32 vxlan via 10.244.0.0");
+    // What no pool contains is routed by the pod's own node alone, which says so.
+    let outside = text.replace("192.0.2.7", "198.51.100.7");
+    let (a, b) = (desired(&outside, "a"), desired(&outside, "b"));
+    assert_eq!(line(&a, "198.51.100.7/32"), "198.51.100.7/32 floating via 10.244.0.5");
     assert_eq!(
         warnings(&a),
-        [
-            "WorkloadEndpoint ns/a-k8s-p-eth0: its floating IPs 192.0.2.7 are not served: that takes address translation, which tortie does not do",
-            "WorkloadEndpoint ns/w: its floating IPs 192.0.2.8 are not served: that takes address translation, which tortie does not do",
-        ]
+        ["WorkloadEndpoint ns/a-k8s-p-eth0: its floating IP 198.51.100.7 is in no IPPool: other nodes do not route it to the pod"]
     );
-    assert_eq!(lookup(&a.routes, "192.0.2.7"), None, "no route that pretends");
-    assert!(desired(&(text + &felix("Enabled")), "b").warnings.is_empty(), "the pods' own node says it");
+    assert!(lookup(&b.routes, "198.51.100.7").is_none() && b.warnings.is_empty());
+}
+
+#[test]
+fn a_floating_ip_takes_nobodys_place() {
+    let fips = pool("fips", "192.0.2.0/28", "disabled: true");
+    let with = |text: &str| desired(&(three("vxlanMode: Always") + &fips + &floating_enabled("Enabled") + text), "a");
+    // The first by name, on every node that knows of both.
+    let d = with(&(floating("x", "a", "10.244.0.5", "192.0.2.7") + &floating("w", "b", "10.244.1.5", "192.0.2.7")));
+    assert_eq!(line(&d, "192.0.2.7/32"), "192.0.2.7/32 vxlan via 10.244.1.0");
+    assert_eq!(warnings(&d), ["WorkloadEndpoint ns/a-k8s-x-eth0: its floating IP 192.0.2.7 is ns/b-k8s-w-eth0's; it goes there"]);
+    // A node's, another pod's here, one that IPAM has given out elsewhere, and one in this node's block that it will not.
+    let block = block("10.244.9.0/26", "host:b", &[("10.244.9.9", "b")]);
+    for (ip, fault) in [
+        ("10.0.0.2", "is a node's address; it goes to the node"),
+        ("10.244.1.0", "is a node's address; it goes to the node"),
+        ("10.244.0.6", "is the address of WorkloadEndpoint default/other; it goes there"),
+        ("10.244.9.9", "is in use by IPAMBlock 10-244-9-0-26; it goes there"),
+    ] {
+        let text = block.clone() + &endpoint("other", "a", "10.244.0.6");
+        let d = with(&(text.clone() + &floating("x", "a", "10.244.0.5", ip)));
+        let clean = with(&(text + &endpoint("x", "a", "10.244.0.5")));
+        assert_eq!(warnings(&d), [format!("WorkloadEndpoint ns/a-k8s-x-eth0: its floating IP {ip} {fault}")]);
+        assert_eq!((lookup(&d.routes, ip), d.floating.len()), (lookup(&clean.routes, ip), 0), "{ip}");
+    }
+    let d = with(&floating("x", "a", "10.244.0.5", "10.244.0.40"));
+    assert_eq!(line(&d, "10.244.0.40/32"), "10.244.0.40/32 floating via 10.244.0.5");
 }
 
 #[test]

@@ -75,6 +75,11 @@ fn felix(spec: &str) -> String {
     format!("---\n{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: default}}, spec: {{{spec}}}}}\n")
 }
 
+/// An endpoint with the floating IP 192.0.2.7.
+fn floating(pod: &str, node: &str, ip: &str) -> String {
+    endpoint(pod, node, ip).replace("ipNetworks:", &format!("ipNATs: [{{internalIP: {ip}, externalIP: 192.0.2.7}}], ipNetworks:"))
+}
+
 fn scenarios() -> Vec<(&'static str, Vec<Files>)> {
     let moved = |cidr| Some(node("b", cidr, Some("10.244.1.0")));
     let pools = |mode| Some(pool("p", "10.244.0.0/16", mode));
@@ -142,6 +147,19 @@ fn scenarios() -> Vec<(&'static str, Vec<Files>)> {
                 vec![("there", Some(endpoint("there", "b", "10.244.0.5")))],
                 vec![("pod", None)],
                 vec![("felix", Some(felix("routeSource: CalicoIPAM, vxlanPort: 4790, externalNodesList: [10.0.0.77, 10.0.0.2]")))],
+            ]),
+        ),
+        (
+            "a floating IP moves from pod to pod",
+            then(vec![
+                vec![("felix", Some(felix("floatingIPs: Enabled"))), ("fips", Some(pool("f", "192.0.2.0/28", "disabled: true")))],
+                vec![("pod", Some(floating("here", "a", "10.244.0.5")))],
+                vec![("there", Some(floating("there", "b", "10.244.1.5")))],
+                vec![("pod", Some(endpoint("here", "a", "10.244.0.5")))],
+                vec![("b", moved("10.0.9.2/24"))],
+                vec![("pools", Some(block("192.0.2.0/28", "host:b", &[("192.0.2.7", "b")])))],
+                vec![("pools", None), ("pod", Some(floating("here", "a", "10.244.0.5"))), ("fips", None)],
+                vec![("felix", Some(felix("floatingIPs: Disabled")))],
             ]),
         ),
         (

@@ -64,8 +64,8 @@ fn pool() -> impl Strategy<Value = Op> {
         Just(Encap::Ipip(Mode::Always)),
         Just(Encap::Ipip(Mode::CrossSubnet)),
     ];
-    let cidr =
-        proptest::sample::select(&["10.244.0.0/16", "10.244.0.0/16", "10.244.0.0/24", "10.244.0.4/30", "10.0.0.0/8", "fd00::/64"][..]);
+    let cidrs = ["10.244.0.0/16", "10.244.0.0/16", "10.244.0.0/24", "10.244.0.4/30", "10.0.0.0/8", "192.0.2.0/30", "fd00::/64"];
+    let cidr = proptest::sample::select(cidrs.to_vec());
     let object = (cidr, encap, any::<bool>(), proptest::bool::weighted(0.9)).prop_map(|(cidr, encap, disabled, carries_workloads)| {
         IpPool { cidr: cidr.parse().unwrap(), encap, disabled, block_size: 28, carries_workloads }
     });
@@ -76,9 +76,14 @@ fn pool() -> impl Strategy<Value = Op> {
 fn felix() -> impl Strategy<Value = Op> {
     let source = prop_oneof![3 => Just(None), 1 => Just(Some(RouteSource::WorkloadIps)), 1 => Just(Some(RouteSource::CalicoIpam))];
     let external = proptest::option::of(Just(vec!["10.0.0.2/31".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]));
-    let object = (source, external, proptest::option::of(any::<bool>())).prop_map(|(route_source, external_nodes, on)| {
-        FelixConfiguration { route_source, external_nodes, vxlan_enabled: on, floating_ips: on, ..FelixConfiguration::default() }
-    });
+    let object =
+        (source, external, proptest::option::of(any::<bool>())).prop_map(|(route_source, external_nodes, on)| FelixConfiguration {
+            route_source,
+            external_nodes,
+            vxlan_enabled: on,
+            floating_ips: on.or(Some(true)),
+            ..FelixConfiguration::default()
+        });
     (any::<bool>(), proptest::option::of(object)).prop_map(|(own, o)| {
         (key(Kind::FelixConfiguration, if own { "node.a" } else { "default" }), o.map(|o| Object::FelixConfiguration(o.into())))
     })
@@ -124,11 +129,22 @@ fn ips() -> impl Strategy<Value = Vec<IpAddr>> {
     proptest::collection::vec(ip().prop_map(IpAddr::V4), 0..3)
 }
 
+/// Few, so that several want the same; in and outside of pools, and some that others have.
+fn floating() -> impl Strategy<Value = Vec<IpAddr>> {
+    let one = prop_oneof![
+        3 => (1u8..4).prop_map(|i| Ipv4Addr::new(192, 0, 2, i)),
+        3 => (8u8..11).prop_map(|i| Ipv4Addr::new(10, 244, 0, i)),
+        1 => ip(),
+    ];
+    proptest::collection::vec(one.prop_map(IpAddr::V4), 0..3)
+}
+
 fn workload() -> impl Strategy<Value = Op> {
-    let object = (node_name(), 0..4, ips(), proptest::option::weighted(0.2, Just("cali7".to_owned())), any::<bool>());
+    let object = (node_name(), 0..4, ips(), proptest::option::weighted(0.2, Just("cali7".to_owned())), floating());
     let object = object.prop_map(|(node, pod, mut addresses, interface, floating)| {
         addresses.sort();
         addresses.dedup();
+        let inside = addresses.first().copied();
         WorkloadEndpoint {
             namespace: "ns".into(),
             node: node.into(),
@@ -138,7 +154,7 @@ fn workload() -> impl Strategy<Value = Op> {
             mac: None,
             addresses,
             spoofed_sources: vec![],
-            floating_ips: if floating { vec!["192.0.2.1".parse().unwrap()] } else { vec![] },
+            floating_ips: floating.into_iter().filter_map(|external| Some(FloatingIp { external, internal: inside? })).collect(),
             netns: None,
             limited: false,
         }
@@ -148,14 +164,14 @@ fn workload() -> impl Strategy<Value = Op> {
 }
 
 fn pod() -> impl Strategy<Value = Op> {
-    let object = (proptest::option::weighted(0.9, node_name()), ips(), proptest::bool::weighted(0.1), any::<bool>());
+    let object = (proptest::option::weighted(0.9, node_name()), ips(), proptest::bool::weighted(0.1), floating());
     let object = object.prop_map(|(node, addresses, host_network, floating)| Pod {
         node: node.map(Into::into),
         host_network,
         addresses: addresses.into(),
         mac: None,
         spoofed_sources: Box::default(),
-        floating_ips: if floating { ["192.0.2.1".parse().unwrap()].into() } else { Box::default() },
+        floating_ips: floating.into(),
         netns: None,
         limited: false,
     });
@@ -211,6 +227,7 @@ fn check_delta(delta: &Delta, old: &Desired, new: &Desired) -> Result<(), TestCa
     let both = |d: &Desired| d.nodes.iter().map(|a| (*a, 0)).chain(d.senders.iter().map(|a| (*a, 1))).collect::<BTreeSet<_>>();
     let addresses: BTreeSet<Ipv4Addr> = both(old).symmetric_difference(&both(new)).map(|(a, _)| *a).collect();
     prop_assert!(p.addresses.is_superset(&addresses));
+    prop_assert!(p.floating || (&old.floating, old.translations()) == (&new.floating, new.translations()));
     prop_assert!(p.warnings || (&old.warnings, &old.conflicts) == (&new.warnings, &new.conflicts));
     prop_assert_eq!((&old.node, &old.pools), (&new.node, &new.pools), "only a whole calculation changes these");
     Ok(())

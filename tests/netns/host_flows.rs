@@ -14,13 +14,13 @@ use tortie::testing::netns::{Namespace, veth};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the pods listen, and where nobody does.
-const LISTEN: u16 = 8080;
+pub const LISTEN: u16 = 8080;
 const CLOSED: u16 = 8099;
 const BULK: usize = 4 << 20;
 /// What is answered after some seconds.
 const LATER: &[u8] = b"later";
 /// Another pod on the first node.
-const WEB: &str = "10.244.1.6";
+pub const WEB: &str = "10.244.1.6";
 
 /// Two nodes with a pod each, and one more on the first.
 struct Site {
@@ -35,17 +35,7 @@ impl Site {
         if taps {
             pair.taps();
         }
-        let web = Namespace::new("web");
-        veth(&pair.a.ns, "cali3", &web, "eth0");
-        web.sh(&format!("ip addr add {WEB}/32 dev eth0; ip link set eth0 mtu 1450; ip route add 169.254.1.1 dev eth0 scope link"));
-        web.sh("ip route add default via 169.254.1.1");
-        pair.file(
-            "web.yaml",
-            &format!(
-                "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {{name: node1-k8s-web-eth0, namespace: default}}\n\
-                 spec: {{node: node1, orchestrator: k8s, pod: web, endpoint: eth0, interfaceName: cali3, ipNetworks: [{WEB}/32]}}\n"
-            ),
-        );
+        let web = plug_web(&pair);
         pair.start();
         if taps {
             pair.address_taps();
@@ -117,14 +107,30 @@ impl Site {
     }
 }
 
+/// One more pod on the first node.
+pub fn plug_web(pair: &Pair) -> Namespace {
+    let web = Namespace::new("web");
+    veth(&pair.a.ns, "cali3", &web, "eth0");
+    web.sh(&format!("ip addr add {WEB}/32 dev eth0; ip link set eth0 mtu 1450; ip route add 169.254.1.1 dev eth0 scope link"));
+    web.sh("ip route add default via 169.254.1.1");
+    pair.file(
+        "web.yaml",
+        &format!(
+            "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {{name: node1-k8s-web-eth0, namespace: default}}\n\
+             spec: {{node: node1, orchestrator: k8s, pod: web, endpoint: eth0, interfaceName: cali3, ipNetworks: [{WEB}/32]}}\n"
+        ),
+    );
+    web
+}
+
 /// Answers with what it is sent.
-struct Echo {
+pub struct Echo {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Echo {
-    fn new(ns: &Namespace) -> Echo {
+    pub fn new(ns: &Namespace) -> Echo {
         let stop = Arc::new(AtomicBool::new(false));
         let tcp = ns.run(|| TcpListener::bind(("0.0.0.0", LISTEN)).unwrap());
         tcp.set_nonblocking(true).unwrap();
@@ -174,7 +180,7 @@ fn echo_stream(mut stream: TcpStream) {
 }
 
 /// Sends much over TCP and expects the same back.
-fn bulk(from: &Namespace, address: &str, port: u16) -> Result<(), String> {
+pub fn bulk(from: &Namespace, address: &str, port: u16) -> Result<(), String> {
     let to = format!("{address}:{port}").parse().unwrap();
     let mut stream = from.run(|| TcpStream::connect_timeout(&to, PATIENCE)).map_err(|e| format!("connect to {to}: {e}"))?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -194,7 +200,7 @@ fn bulk(from: &Namespace, address: &str, port: u16) -> Result<(), String> {
 }
 
 /// Sends one datagram and expects the same back, from where it was sent.
-fn datagram(from: &Namespace, address: &str, port: u16, size: usize) -> Result<(), String> {
+pub fn datagram(from: &Namespace, address: &str, port: u16, size: usize) -> Result<(), String> {
     let socket = from.run(|| UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect((address, port)).map(|()| s))).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut buffer = vec![0; 1 << 16];

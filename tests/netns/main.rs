@@ -6,6 +6,7 @@ mod detection;
 mod differential;
 mod explain;
 mod flips;
+mod floating;
 mod host_flows;
 mod ipip_peer;
 mod kernel_node;

@@ -372,8 +372,12 @@ fn every_punt_reason() {
         let dst = match reason {
             PuntReason::HostAddress => ME.address(),
             PuntReason::HostRoute => [8, 8, 8, 8].into(),
+            PuntReason::FloatingIp => [192, 0, 2, 7].into(),
             PuntReason::HostFlow => ME.pod(2),
         };
+        if *reason == PuntReason::FloatingIp {
+            s.setup.route(dst.into(), Via::Floating);
+        }
         let mut bed = Bed::new(&s.setup);
         let p = udp(1, dst, 9);
         if *reason == PuntReason::HostFlow {

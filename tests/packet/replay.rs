@@ -41,6 +41,7 @@ fn kind(via: &Via) -> (&'static str, Option<Node>) {
         Via::Ipip(n) => ("ipip", Some(*n)),
         Via::Direct(n) | Via::Glean(n) => ("direct", Some(*n)),
         Via::Blackhole => ("blackhole", None),
+        Via::Floating => ("floating", None),
         Via::Host | Via::HostRoute => ("host", None),
         Via::Drop | Via::Raw(_) => ("drop", None),
     }
@@ -88,6 +89,7 @@ fn state(s: &Setup) -> State {
                 ipip_address: None,
             })
             .collect(),
+        floating: Default::default(),
         uplink_mtu: Some(1500),
     };
     State::new(&name(ME), &s.snapshot(), ports.collect(), routes.collect(), cluster)
@@ -371,4 +373,24 @@ fn flows_from_the_host_are_part_of_the_state() {
     let e = explain(&asked, &q).unwrap();
     assert_eq!(e.verdict, "punted host-flow");
     assert!(e.decision.next_hop.starts_with("this host's network stack (host-flow)"), "{}", e.decision.next_hop);
+}
+
+#[test]
+fn a_floating_ip_is_explained_by_the_address_that_it_stands_for() {
+    let [here, there] = [7, 8].map(|i| std::net::Ipv4Addr::new(192, 0, 2, i));
+    let mut s = setup(&[Medium::Ethernet]);
+    s.route(ipnet::Ipv4Net::from(here), Via::Floating);
+    s.route(ipnet::Ipv4Net::from(there), Via::Vxlan(PEER));
+    let mut state = saved(&s);
+    state.cluster.floating = [(here, ME.pod(2)), (there, PEER.pod(7))].into();
+    let state = State::read(&serde_json::to_vec(&state).unwrap()).unwrap();
+    let ask = |dst| explain(&state, &Question { src: ME.pod(1), dst, protocol: Protocol::Icmp, port: 0, size: 84, from: From::Source });
+    let e = ask(here).unwrap();
+    assert_eq!((&*e.verdict, &*e.decision.route), ("punted floating-ip", "192.0.2.7/32 floating"));
+    assert!(e.decision.next_hop.ends_with("(floating-ip), which translates 192.0.2.7 to 10.244.1.2 of pod default/pod-2"), "{e:?}");
+    assert_eq!(e.decision.encapsulation, "none: the destination is on this node (as for 10.244.1.2, which 192.0.2.7 stands for)");
+    let e = ask(there).unwrap();
+    assert_eq!(e.verdict, "sent");
+    assert!(e.decision.next_hop.ends_with("whose network stack translates 192.0.2.8 to 10.244.2.7"), "{e:?}");
+    assert_eq!(e.decision.encapsulation, "vxlan: pool all says Always (as for 10.244.2.7, which 192.0.2.8 stands for)");
 }

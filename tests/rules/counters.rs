@@ -101,6 +101,7 @@ fn punt_remedy(r: PuntReason) -> &'static str {
     match r {
         PuntReason::HostAddress => "Pods that talk to a service on this node, and answers to the node's own connections. Normal.",
         PuntReason::HostRoute => "Pods that talk to the world outside the cluster. Normal.",
+        PuntReason::FloatingIp => "Pods, here and on other nodes, that talk to a pod by its floating IP. Normal.",
         PuntReason::HostFlow => "Answers to what came by a Service's address or a host port, which the host translates back. Normal.",
     }
 }

@@ -88,6 +88,15 @@ impl Blocks {
         Some((name, self.all.get(name)?))
     }
 
+    /// The block object by whose word an address is in use, of those whose CIDR is `routed`.
+    pub fn in_use(&self, ip: Ipv4Addr, routed: impl Fn(Ipv4Net) -> bool) -> Option<&str> {
+        let prefixes = (0..=32).rev().filter_map(|len| Ipv4Net::new(ip, len).ok()).map(|net| net.trunc());
+        prefixes.filter_map(|cidr| Some((cidr, self.at(cidr)?))).filter(|(cidr, _)| routed(*cidr)).find_map(|(cidr, (name, block))| {
+            let ordinal = u32::from(ip) - u32::from(cidr.network());
+            block.allocations.iter().any(|a| a.ordinal == ordinal && !a.reserved).then_some(name)
+        })
+    }
+
     /// Notes that a block object lends an address, or that it does no more.
     pub fn lend(&mut self, ip: Ipv4Addr, name: &str, holder: &Arc<str>) {
         self.lent.insert((ip, name.to_owned(), holder.clone()));

@@ -3,6 +3,7 @@
 
 use super::blocks::{self, Blocks};
 use super::endpoints;
+use super::floating::{self, Claims, Floating, Taken};
 use super::nodes::{self, Nodes};
 use super::pools::Pools;
 use super::rules;
@@ -28,6 +29,8 @@ pub struct Calculator {
     nodes: Nodes,
     blocks: Blocks,
     workloads: Workloads,
+    /// Nothing where they are not enabled.
+    floating: Floating,
     /// The objects that this node's endpoints are made from.
     here: Here,
     /// This node's endpoints by address.
@@ -95,6 +98,7 @@ impl Calculator {
             nodes: Nodes::default(),
             blocks: Blocks::default(),
             workloads: Workloads::default(),
+            floating: Floating::default(),
             here: Here::default(),
             local: BTreeMap::new(),
             external: BTreeSet::new(),
@@ -216,6 +220,7 @@ impl Calculator {
         if old.as_ref() == new {
             return;
         }
+        let tunnels: BTreeSet<Ipv4Addr> = old.iter().chain(new).flat_map(|n| nodes::tunnels_of(n)).collect();
         let underlay: BTreeSet<Ipv4Addr> = [&old.as_ref(), &new].iter().filter_map(|n| n.as_ref()?.address).map(|a| a.addr()).collect();
         let both = old.iter().chain(new);
         let contested: BTreeSet<Source> = both.flat_map(|n| nodes::contested_by(name, n)).collect();
@@ -231,6 +236,7 @@ impl Calculator {
         for source in contested {
             touched.parts.warnings |= self.contend(source);
         }
+        tunnels.into_iter().for_each(|ip| touched.address(ip));
         for ip in underlay {
             touched.address(ip);
             self.settle_address(ip, touched);
@@ -275,6 +281,7 @@ impl Calculator {
         self.blocks.set(name, new);
         if routed {
             cidrs.iter().for_each(|cidr| self.contribute(*cidr, touched));
+            cidrs.iter().flat_map(|cidr| self.floating.within(*cidr)).for_each(|ip| touched.address(ip));
             touched.cidrs.extend(cidrs);
         }
     }
@@ -328,8 +335,12 @@ impl Calculator {
     fn take_endpoint(&mut self, cluster: &Cluster, name: &str, touched: &mut Touched) -> bool {
         let new = cluster.endpoints.get(name);
         if self.source() == RouteSource::WorkloadIps {
-            let held = new.filter(|e| *e.node != *self.me).map(|e| workloads::held(&e.node, &e.addresses));
-            self.take_workload(&Object::Endpoint(name.to_owned()), held.unwrap_or_default(), touched);
+            let held = new.map(|e| workloads::of_endpoint(e, &self.me)).unwrap_or_default();
+            self.take_workload(&Object::Endpoint(name.to_owned()), held, touched);
+        }
+        if self.floats() {
+            let claims = new.map(|e| floating::of_endpoint(e)).unwrap_or_default();
+            self.take_floating(&Object::Endpoint(name.to_owned()), claims, touched);
         }
         let new = new.filter(|e| *e.node == *self.me);
         replace(&mut self.here.endpoints, name, new)
@@ -338,10 +349,12 @@ impl Calculator {
     fn take_pod(&mut self, cluster: &Cluster, name: &str, touched: &mut Touched) -> bool {
         let new = cluster.pods.get(name);
         if self.source() == RouteSource::WorkloadIps {
-            let remote = new.filter(|p| !p.host_network);
-            let node = remote.and_then(|p| p.node.as_deref()).filter(|n| **n != *self.me);
-            let held = remote.zip(node).map(|(p, node)| workloads::held(node, &p.addresses));
-            self.take_workload(&Object::Pod(name.to_owned()), held.unwrap_or_default(), touched);
+            let held = new.map(|p| workloads::of_pod(p, &self.me)).unwrap_or_default();
+            self.take_workload(&Object::Pod(name.to_owned()), held, touched);
+        }
+        if self.floats() {
+            let claims = new.map(|p| floating::of_pod(p)).unwrap_or_default();
+            self.take_floating(&Object::Pod(name.to_owned()), claims, touched);
         }
         let new = new.filter(|p| endpoints::is_local_pod(p, &self.me));
         replace(&mut self.here.pods, name, new)
@@ -362,6 +375,24 @@ impl Calculator {
         }
     }
 
+    fn floats(&self) -> bool {
+        self.felix.floating_ips == Some(true)
+    }
+
+    fn take_floating(&mut self, object: &Object, new: Claims, touched: &mut Touched) {
+        if self.floating.of(object).map_or(new.is_empty(), |old| *old == new) {
+            return;
+        }
+        for (ip, claim) in &new {
+            self.users.add(&claim.node, (*ip).into());
+            touched.address(*ip);
+        }
+        for (ip, claim) in self.floating.set(object, new) {
+            self.users.remove(&claim.node, ip.into());
+            touched.address(ip);
+        }
+    }
+
     /// This node's endpoints anew: they share interfaces and addresses, and they are few.
     fn take_local(&mut self, touched: &mut Touched) {
         let mut lines = Vec::new();
@@ -375,6 +406,9 @@ impl Calculator {
                 [old, new].into_iter().flatten().flat_map(|e| &e.addresses).for_each(|ip| touched.address(*ip));
             }
         }
+        // Another endpoint may have the address by now that a floating IP stands for.
+        let here = self.here.endpoints.keys().cloned().map(Object::Endpoint).chain(self.here.pods.keys().cloned().map(Object::Pod));
+        here.filter_map(|object| self.floating.of(&object)).flat_map(BTreeMap::keys).for_each(|ip| touched.address(*ip));
         let all = self.desired.endpoints.iter();
         self.local = all.flat_map(|(name, e)| e.addresses.iter().map(|ip| (*ip, name.clone()))).collect();
     }
@@ -390,7 +424,7 @@ impl Calculator {
         touched.nets.sort_unstable();
         touched.nets.dedup();
         for net in touched.nets {
-            let route = self.decide(net);
+            let route = self.decide(net, &mut parts);
             parts.warnings |= self.warn_of_host(net, route.as_ref());
             let key = IpNet::V4(net);
             if self.desired.routes.get(&key) == route.as_ref() {
@@ -406,10 +440,42 @@ impl Calculator {
     }
 
     /// The route of a prefix, from the most to the least important reason for one.
-    fn decide(&self, net: Ipv4Net) -> Option<Route> {
+    fn decide(&mut self, net: Ipv4Net, parts: &mut Parts) -> Option<Route> {
         let address = (net.prefix_len() == 32).then(|| net.addr());
-        let single = address.and_then(|ip| self.decide_address(ip));
+        let floating = address.and_then(|ip| self.decide_floating(ip, parts));
+        let single = floating.or_else(|| address.and_then(|ip| self.decide_address(ip)));
         single.or_else(|| self.block(net)).or_else(|| self.pools.has(net).then_some(Route::Drop { node: None }))
+    }
+
+    /// A floating IP's route, which there is only where nothing below gives the address one.
+    fn decide_floating(&mut self, ip: Ipv4Addr, parts: &mut Parts) -> Option<Route> {
+        let taken = if self.floating.is_empty() { None } else { self.taken(ip) };
+        let (route, lines) = self.floating.decide(ip, taken.as_ref(), &self.nodes, &self.pools, &self.local);
+        parts.warnings |= self.warn(Source::Floating(ip), lines);
+        let (route, to) = route.unzip();
+        if self.desired.floating.get(&ip) != to.as_ref() {
+            parts.floating = true;
+            match to {
+                Some(to) => drop(self.desired.floating.insert(ip, to)),
+                None => drop(self.desired.floating.remove(&ip)),
+            }
+        }
+        parts.floating |= route.is_some() && self.desired.routes.get(&IpNet::V4(ip.into())) != route.as_ref();
+        route
+    }
+
+    /// What an address is besides a floating one.
+    fn taken(&self, ip: Ipv4Addr) -> Option<Taken> {
+        if self.nodes.has(ip) {
+            return Some(Taken::Node);
+        }
+        if let Some(endpoint) = self.local.get(&ip) {
+            return Some(Taken::Endpoint(endpoint.clone()));
+        }
+        match self.source() {
+            RouteSource::CalicoIpam => floating::in_block(&self.blocks, &self.pools, ip),
+            RouteSource::WorkloadIps => self.workloads.node(ip).cloned().map(Taken::Workload),
+        }
     }
 
     fn decide_address(&self, ip: Ipv4Addr) -> Option<Route> {

@@ -27,29 +27,15 @@ pub(super) fn local(
         if let Some(pod) = &endpoint.pod {
             pods_with_endpoint.insert(format!("{}/{pod}", endpoint.namespace));
         }
-        warn_of_floating(name, &endpoint.floating_ips, felix, warnings);
         all.insert(name.as_str().into(), from_endpoint(name, endpoint, felix));
     }
     for (name, pod) in pods.iter().filter(|(name, p)| is_local_pod(p, me) && !pods_with_endpoint.contains(*name)) {
         // The key of a namespaced object has both parts.
         let (namespace, pod_name) = name.split_once('/').unwrap_or(("default", name));
         let key = format!("{namespace}/{}", endpoint_name(me, pod_name));
-        warn_of_floating(&key, &pod.floating_ips, felix, warnings);
         all.insert(key.into(), from_pod(name, interface_name(felix.interface_prefix(), namespace, pod_name), pod, felix));
     }
     without_duplicates(all, warnings)
-}
-
-/// A floating IP is the destination that others use, rewritten to the pod's own address: without address
-/// translation a route to it would only bring packets that the pod does not take.
-fn warn_of_floating(name: &str, floating: &[IpAddr], felix: &FelixConfiguration, warnings: &mut Vec<String>) {
-    if felix.floating_ips == Some(true) && !floating.is_empty() {
-        let list: Vec<String> = floating.iter().map(IpAddr::to_string).collect();
-        warnings.push(format!(
-            "WorkloadEndpoint {name}: its floating IPs {} are not served: that takes address translation, which tortie does not do",
-            list.join(", ")
-        ));
-    }
 }
 
 fn from_endpoint(name: &str, endpoint: &WorkloadEndpoint, felix: &FelixConfiguration) -> LocalEndpoint {

@@ -5,6 +5,7 @@
 mod blocks;
 mod calculator;
 mod endpoints;
+mod floating;
 mod nodes;
 mod pools;
 mod routes;
@@ -30,7 +31,8 @@ pub fn desired(cluster: &Cluster, node: &str) -> Desired {
         return Desired { warnings: [nodes.missing_address()].into(), ..Desired::default() };
     };
     let endpoints = endpoints::local(&cluster.endpoints, &cluster.pods, node, &felix, &mut warnings);
-    let routes = routes::all(cluster, &nodes, &pools, &felix, &endpoints, &mut warnings, &mut conflicts);
+    let mut routes = routes::all(cluster, &nodes, &pools, &felix, &endpoints, &mut warnings, &mut conflicts);
+    let floating = routes::floating(&mut routes, cluster, &nodes, &pools, &felix, &endpoints, &mut warnings);
     let external = nodes::external(&felix, &mut warnings);
     conflicts.extend(nodes.contested().iter().filter_map(|s| nodes.conflict(s)));
     Desired {
@@ -38,6 +40,7 @@ pub fn desired(cluster: &Cluster, node: &str) -> Desired {
         routes,
         vteps: nodes.vteps(),
         endpoints,
+        floating,
         nodes: nodes.addresses(),
         senders: nodes.senders(&external),
         pools: pools.cidrs(),

@@ -113,6 +113,11 @@ impl Nodes {
         self.address(&self.me) == Some(ip) || self.tunnel_addresses(&self.me).any(|t| t == ip)
     }
 
+    /// Whether an address is any node's, on the underlay or in a tunnel.
+    pub fn has(&self, ip: Ipv4Addr) -> bool {
+        self.claims.contains_key(&ip) || self.tunnels.contains_key(&ip)
+    }
+
     /// That several nodes have one address or MAC.
     pub fn conflict(&self, source: &Source) -> Option<Conflict> {
         match source {
@@ -198,7 +203,7 @@ pub(super) fn contested_by(name: &str, node: &Node) -> impl Iterator<Item = Sour
 }
 
 /// A node's tunnel addresses of both encapsulations.
-fn tunnels_of(node: &Node) -> impl Iterator<Item = Ipv4Addr> {
+pub(super) fn tunnels_of(node: &Node) -> impl Iterator<Item = Ipv4Addr> {
     node.vxlan_address.into_iter().chain(node.ipip_address)
 }
 

@@ -2,9 +2,12 @@
 //!
 //! Written from the least to the most important, each over what stands at the same prefix already.
 
+use super::blocks::Blocks;
+use super::floating::{self, Floating, Taken};
 use super::nodes::Nodes;
 use super::pools::Pools;
 use super::rules;
+use super::workloads::Workloads;
 use crate::control::cluster::Cluster;
 use crate::control::conflict::Conflict;
 use crate::control::desired::{LocalEndpoint, Route};
@@ -90,6 +93,45 @@ fn workloads(routes: &mut Routes, cluster: &Cluster, nodes: &Nodes, pools: &Pool
             }
         }
     }
+}
+
+/// Where floating IPs go that nobody has as an ordinary address; what they stand for.
+pub(super) fn floating(
+    routes: &mut Routes,
+    cluster: &Cluster,
+    nodes: &Nodes,
+    pools: &Pools,
+    felix: &FelixConfiguration,
+    endpoints: &BTreeMap<Arc<str>, LocalEndpoint>,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
+    let all = if felix.floating_ips == Some(true) { Floating::new(cluster) } else { Floating::default() };
+    let local: BTreeMap<Ipv4Addr, Arc<str>> =
+        endpoints.iter().flat_map(|(name, e)| e.addresses.iter().map(|ip| (*ip, name.clone()))).collect();
+    let (mut blocks, mut pods) = (Blocks::default(), Workloads::default());
+    if !all.is_empty() {
+        match felix.route_source.unwrap_or_default() {
+            RouteSource::CalicoIpam => cluster.blocks.iter().for_each(|(name, block)| blocks.set(name, Some(block))),
+            RouteSource::WorkloadIps => pods = Workloads::elsewhere(cluster, &nodes.me),
+        }
+    }
+    let mut out = BTreeMap::new();
+    for ip in all.addresses() {
+        let taken = if nodes.has(ip) {
+            Some(Taken::Node)
+        } else if let Some(endpoint) = local.get(&ip) {
+            Some(Taken::Endpoint(endpoint.clone()))
+        } else {
+            floating::in_block(&blocks, pools, ip).or_else(|| pods.node(ip).cloned().map(Taken::Workload))
+        };
+        let (route, lines) = all.decide(ip, taken.as_ref(), nodes, pools, &local);
+        warnings.extend(lines);
+        if let Some((route, to)) = route {
+            routes.insert(Ipv4Net::from(ip).into(), route);
+            out.insert(ip, to);
+        }
+    }
+    out
 }
 
 /// This node's own addresses, and other nodes' underlay addresses where a pool covers them: those are the

@@ -22,6 +22,8 @@ pub(super) enum Source {
     Block(Ipv4Net),
     /// An endpoint's address that is a node's.
     Address(Ipv4Addr),
+    /// A floating IP.
+    Floating(Ipv4Addr),
 }
 
 /// Lines, or conflicts.

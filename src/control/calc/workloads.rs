@@ -1,5 +1,7 @@
 //! The pods of other nodes address by address, for clusters whose routes follow from them.
 
+use crate::control::cluster::Cluster;
+use crate::control::model::{Pod, WorkloadEndpoint};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,12 +24,37 @@ pub(super) struct Workloads {
 }
 
 /// What an object on a node holds.
-pub(super) fn held(node: &str, addresses: &[IpAddr]) -> Held {
+fn held(node: &str, addresses: &[IpAddr]) -> Held {
     let node: Arc<str> = node.into();
     addresses.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some((*ip, node.clone())) } else { None }).collect()
 }
 
+/// What an endpoint on a node that is not `me` holds.
+pub(super) fn of_endpoint(e: &WorkloadEndpoint, me: &str) -> Held {
+    if *e.node == *me { Held::new() } else { held(&e.node, &e.addresses) }
+}
+
+/// The same of a pod.
+pub(super) fn of_pod(p: &Pod, me: &str) -> Held {
+    match p.node.as_deref().filter(|node| *node != me && !p.host_network) {
+        Some(node) => held(node, &p.addresses),
+        None => Held::new(),
+    }
+}
+
 impl Workloads {
+    /// All that is on other nodes than `me`.
+    pub fn elsewhere(cluster: &Cluster, me: &str) -> Workloads {
+        let mut all = Workloads::default();
+        for (name, e) in &cluster.endpoints {
+            all.set(&Object::Endpoint(name.clone()), &of_endpoint(e, me));
+        }
+        for (name, p) in &cluster.pods {
+            all.set(&Object::Pod(name.clone()), &of_pod(p, me));
+        }
+        all
+    }
+
     /// Replaces what an object holds; what it held.
     pub fn set(&mut self, object: &Object, new: &Held) -> Held {
         let old = self.by_object.remove(object).unwrap_or_default();

@@ -18,6 +18,7 @@ mod requests;
 mod start;
 mod successor;
 mod takeover;
+mod transition;
 mod watch;
 mod workers;
 
@@ -31,6 +32,7 @@ use super::desired::Delta;
 use super::env::Environment;
 use super::facts::{Facts, Request, Shared};
 use super::logging;
+use super::nat::Nat;
 use super::netlink::neigh::Resolver;
 use super::netlink::{Changes, Netlink};
 use super::node::Task;
@@ -53,6 +55,7 @@ use std::time::{Duration, Instant};
 use successor::Successor;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use transition::Transitions;
 use workers::Workers;
 
 /// Changes within this time are put in force together.
@@ -119,6 +122,7 @@ pub fn run(config_path: &Path, takeover: bool, serve: Serve) -> Result<(), Daemo
         let (result, sound) = daemon.supervised().await;
         if sound {
             daemon.node.leave().await;
+            daemon.nat.leave().await;
         }
         daemon.shut_down();
         result
@@ -182,6 +186,7 @@ struct Daemon {
     tap: Option<Arc<Tap>>,
     /// What this node says of itself, in the datastore and on this host.
     node: Task,
+    nat: Nat,
     prober: Prober,
     /// What is measured may be different from what was ordered; neighbours that did not answer then.
     probes_dirty: bool,
@@ -195,6 +200,7 @@ struct Daemon {
     /// Problems by where they come from, each replaced as a whole.
     plan_problems: Vec<String>,
     host: host::Host,
+    transitions: Transitions,
     guard: guard::Guard,
     suspects: conflicts::Suspects,
     home: Home,
@@ -271,6 +277,7 @@ impl Daemon {
             requests,
             tap: None,
             node,
+            nat: Nat::default(),
             prober,
             probes_dirty: true,
             failed_last: BTreeSet::new(),
@@ -280,6 +287,7 @@ impl Daemon {
             next_housekeeping: Instant::now(),
             plan_problems: Vec::new(),
             host: host::Host::default(),
+            transitions: Transitions::default(),
             guard: guard::Guard::default(),
             suspects: conflicts::Suspects::default(),
             home: Home::default(),
@@ -331,6 +339,7 @@ impl Daemon {
                     shared.figures_board().answer(|| self.figures());
                 }
                 () = self.node.changed() => self.report(&Delta::none()),
+                () = self.nat.changed() => self.report(&Delta::none()),
                 result = ended(&mut self.api) => {
                     result.map_err(fail("serve the API"))?;
                     self.api = None;
@@ -344,7 +353,8 @@ impl Daemon {
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
         let flush = self.dirty.since.map(|s| s + FLUSH);
-        flush.into_iter().chain(self.ports.due(now)).chain([self.next_housekeeping]).min().unwrap_or(now)
+        let transition = self.transitions.due().filter(|_| flush.is_none());
+        flush.into_iter().chain(transition).chain(self.ports.due(now)).chain([self.next_housekeeping]).min().unwrap_or(now)
     }
 
     /// Does what is due.
@@ -367,6 +377,9 @@ impl Daemon {
             }
             self.order_probes();
             self.look_for_conflicts(now);
+        }
+        if self.transitions.due().is_some_and(|t| t <= now) {
+            self.dirty.plan();
         }
         if self.dirty.since.is_some_and(|s| now >= s + FLUSH) {
             self.flush(now);
@@ -407,6 +420,13 @@ impl Daemon {
         if !known {
             // Another datastore that has not been read yet: what is in force stays.
             self.dirty.cluster = std::mem::replace(&mut changed, Changed::none());
+        }
+        if known {
+            let over = self.transitions.look(&mut self.cluster.pools, || transition::is_strict(&self.uplink), now);
+            self.host.overlap(self.transitions.nets());
+            if !over.is_empty() {
+                changed.merge(Changed::Keys(over));
+            }
         }
         let started = Instant::now();
         let delta = self.calculator.update(&self.cluster, &changed);
@@ -452,6 +472,9 @@ impl Daemon {
             self.host.addresses(&mut self.netlink, self.calculator.desired(), ports, &device);
             // Whatever comes in here (the device itself, just made) leads to another flush.
             self.host_changed();
+            if delta.has_floating() {
+                self.nat.want(self.calculator.desired().translations());
+            }
             self.host.routes(&mut self.netlink, self.calculator.desired(), delta, changes, ports, &device);
             if self.host.problems().next().is_some() {
                 self.shared.tally().failure();
@@ -492,7 +515,7 @@ impl Daemon {
     }
 
     fn host_changed(&mut self) {
-        let changes = match self.netlink.drain() {
+        let mut changes = match self.netlink.drain() {
             Ok(c) => c,
             Err(e) => {
                 tracing::warn!("netlink: {e}; reading everything again");
@@ -502,6 +525,9 @@ impl Daemon {
                 }
             }
         };
+        let (view, desired) = (self.netlink.view(), self.calculator.desired());
+        changes.foreign_routes = self.planner.follow(view, changes.foreign_routes);
+        changes.routes.retain(|dst| self.host.concerns(desired, view, *dst));
         if changes.links || changes.addresses {
             self.ports.hurry(Instant::now());
         }

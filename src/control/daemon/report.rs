@@ -45,7 +45,11 @@ impl Daemon {
     pub(super) fn other_problems(&self) -> impl Iterator<Item = String> {
         let store = self.store.problems().iter().map(ToString::to_string);
         let own: Vec<String> = self.node.report().problems().cloned().collect();
-        store.chain(self.ports.problems()).chain(self.plan_problems.iter().chain(self.host.problems()).cloned()).chain(own)
+        store
+            .chain(self.ports.problems())
+            .chain(self.plan_problems.iter().chain(self.host.problems()).cloned())
+            .chain(own)
+            .chain(self.nat.problem())
     }
 
     /// What is in force now.

@@ -73,6 +73,7 @@ impl Daemon {
             ports: all,
             routes: self.planner.installed().iter().map(route).collect(),
             cluster: self.cluster.clone(),
+            floating: self.calculator.desired().floating.clone(),
             uplink_mtu: ports.uplink.map(|u| u.mtu),
             flows: self.planner.flows().entries(crate::worker::now_ms()),
         }

@@ -42,6 +42,10 @@ pub fn of_pod(pod: &Value, prefix: &str) -> Option<Value> {
     if !read.spoofed_sources.is_empty() {
         spec["allowSpoofedSourcePrefixes"] = json!(read.spoofed_sources);
     }
+    let nats = nats(&read.addresses, &read.floating_ips);
+    if !nats.is_empty() {
+        spec["ipNATs"] = json!(nats);
+    }
     let ports = ports(pod);
     if !ports.is_empty() {
         spec["ports"] = json!(ports);
@@ -77,6 +81,12 @@ fn parts(name: &str) -> Vec<String> {
 
 fn network(ip: &IpAddr) -> String {
     format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}
+
+/// Each floating IP with the pod's address of the same version.
+fn nats(own: &[IpAddr], floating: &[IpAddr]) -> Vec<Value> {
+    let inside = |ip: &IpAddr| own.iter().find(|o| o.is_ipv4() == ip.is_ipv4());
+    floating.iter().filter_map(|ip| Some(json!({"internalIP": inside(ip)?, "externalIP": ip}))).collect()
 }
 
 fn profiles(pod: &Value, namespace: &str) -> Vec<String> {
@@ -143,6 +153,14 @@ mod tests {
                     "ports": [{"name": "http", "port": 80, "protocol": "TCP", "hostPort": 0, "hostIP": ""}]}})
         );
         assert_eq!(pod_of(e["metadata"]["name"].as_str().unwrap()).as_deref(), Some("client-6d96c457bc-bd2p9"));
+    }
+
+    #[test]
+    fn floating_ips() {
+        let mut p = pod();
+        p["metadata"]["annotations"]["cni.projectcalico.org/floatingIPs"] = json!("[\"192.0.2.7\", \"fd00::7\"]");
+        let nats = &of_pod(&p, "cali").unwrap()["spec"]["ipNATs"];
+        assert_eq!(*nats, json!([{"internalIP": "10.244.56.65", "externalIP": "192.0.2.7"}]), "it has no IPv6 address");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use ipam::{Affinity, AffinityState, Allocation, BlockAffinity, IpamBlock};
 pub use monitoring::{Endpoint, Listen, Monitoring};
 pub use node::{Node, default_vtep_mac};
 pub use pod::{Pod, endpoint_name};
-pub use workload_endpoint::{WorkloadEndpoint, interface_name};
+pub use workload_endpoint::{FloatingIp, WorkloadEndpoint, interface_name};
 
 use super::yaml::{self, Field, FieldError, SyntaxError, Value, quoted};
 use std::collections::BTreeMap;

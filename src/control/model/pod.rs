@@ -2,6 +2,7 @@
 
 use super::fields::{annotation, is_limited, netns, single};
 use super::node::unicast_mac;
+use super::workload_endpoint::check_usable;
 use crate::control::yaml::{Field, FieldError, quoted};
 use crate::wire::Mac;
 use ipnet::IpNet;
@@ -86,7 +87,7 @@ fn spoofed_sources(f: &Field) -> Result<Vec<IpNet>, FieldError> {
 }
 
 fn floating_ips(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
-    let parse = |s: &String| single(s).map_err(|fault| f.error(fault));
+    let parse = |s: &String| single(s).and_then(|ip| check_usable(ip).map(|()| ip)).map_err(|fault| f.error(fault));
     json_list(f, "addresses")?.iter().map(parse).collect()
 }
 
@@ -154,6 +155,8 @@ mod tests {
         assert_eq!(&*p.floating_ips, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
         let e = pod("metadata: {annotations: {cni.projectcalico.org/floatingIPs: '[\"192.0.2.0/24\"]'}}").unwrap_err();
         assert_eq!(e, "metadata.annotations[\"cni.projectcalico.org/floatingIPs\"]: 192.0.2.0/24 is not a single address; /32 is required");
+        let e = pod("metadata: {annotations: {cni.projectcalico.org/floatingIPs: '[\"224.0.0.1\"]'}}").unwrap_err();
+        assert!(e.ends_with("224.0.0.1 is not an address that a workload can have"), "{e}");
         let e = pod("metadata: {annotations: {cni.projectcalico.org/allowedSourcePrefixes: 10.0.0.0/8}}").unwrap_err();
         assert_eq!(e, "metadata.annotations[\"cni.projectcalico.org/allowedSourcePrefixes\"]: \"10.0.0.0/8\" is not a JSON list of CIDRs");
         assert_eq!(pod("status: {podIPs: [{ip: nope}]}").unwrap_err(), "status.podIPs[0].ip: \"nope\" is not a CIDR");

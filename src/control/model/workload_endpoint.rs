@@ -6,11 +6,20 @@ use crate::control::yaml::{Field, FieldError};
 use crate::wire::Mac;
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 /// Hex digits of the hash in the name of a pod's host-side interface.
 pub const HASH_DIGITS: usize = 11;
+
+/// An entry of `ipNATs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloatingIp {
+    /// Where others send to.
+    pub external: IpAddr,
+    /// The address of the workload's own that it stands for.
+    pub internal: IpAddr,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadEndpoint {
@@ -26,8 +35,8 @@ pub struct WorkloadEndpoint {
     pub addresses: Vec<IpAddr>,
     /// Further source prefixes; they count if FelixConfiguration workloadSourceSpoofing is Any.
     pub spoofed_sources: Vec<IpNet>,
-    /// External addresses of `ipNATs`; they count if FelixConfiguration floatingIPs is Enabled.
-    pub floating_ips: Vec<IpAddr>,
+    /// They count if FelixConfiguration floatingIPs is Enabled.
+    pub floating_ips: Vec<FloatingIp>,
     /// Network namespace in which the daemon makes the workload's TAP.
     pub netns: Option<PathBuf>,
     /// Whether what it receives is limited: annotation `kubernetes.io/ingress-bandwidth`, as on a Pod.
@@ -69,6 +78,7 @@ pub(super) fn read(root: &Field, namespace: &str) -> Result<WorkloadEndpoint, Fi
     let text =
         |key: &str| -> Result<Option<String>, FieldError> { Ok(spec.get(key)?.text()?.filter(|s| !s.is_empty()).map(str::to_owned)) };
     let interface = spec.get("interfaceName")?;
+    let addresses = addresses(&spec.get("ipNetworks")?)?;
     let endpoint = WorkloadEndpoint {
         namespace: namespace.to_owned(),
         node: spec.get("node")?.required_text()?.to_owned(),
@@ -76,9 +86,9 @@ pub(super) fn read(root: &Field, namespace: &str) -> Result<WorkloadEndpoint, Fi
         workload: text("workload")?,
         interface: interface.interface_name()?,
         mac: unicast_mac(&spec.get("mac")?)?,
-        addresses: addresses(&spec.get("ipNetworks")?)?,
         spoofed_sources: prefixes(&spec.get("allowSpoofedSourcePrefixes")?)?,
-        floating_ips: floating_ips(&spec.get("ipNATs")?)?,
+        floating_ips: floating_ips(&spec.get("ipNATs")?, &addresses)?,
+        addresses,
         netns: netns(root)?,
         limited: is_limited(root)?,
     };
@@ -91,10 +101,7 @@ pub(super) fn read(root: &Field, namespace: &str) -> Result<WorkloadEndpoint, Fi
 fn addresses(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
     let mut out = Vec::new();
     for item in f.items()? {
-        let ip = address(&item)?.ok_or_else(|| item.error("missing; an address is required"))?;
-        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
-            return Err(item.error(format!("{ip} is not an address that a workload can have")));
-        }
+        let ip = usable(&item)?;
         if !out.contains(&ip) {
             out.push(ip);
         }
@@ -102,16 +109,36 @@ fn addresses(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
     Ok(out)
 }
 
+/// An address that a workload can have.
+fn usable(f: &Field) -> Result<IpAddr, FieldError> {
+    let ip = address(f)?.ok_or_else(|| f.error("missing; an address is required"))?;
+    check_usable(ip).map_err(|fault| f.error(fault))?;
+    Ok(ip)
+}
+
+/// Whether a workload can have an address; else what to say.
+pub(super) fn check_usable(ip: IpAddr) -> Result<(), String> {
+    let not = ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if not { Err(format!("{ip} is not an address that a workload can have")) } else { Ok(()) }
+}
+
 fn prefixes(f: &Field) -> Result<Vec<IpNet>, FieldError> {
     f.items()?.iter().map(|item| prefix(item)?.ok_or_else(|| item.error("missing; a CIDR is required"))).collect()
 }
 
-fn floating_ips(f: &Field) -> Result<Vec<IpAddr>, FieldError> {
-    let external = |item: &Field| {
-        let f = item.get("externalIP")?;
-        address(&f)?.ok_or_else(|| f.error("missing; an address is required"))
+fn floating_ips(f: &Field, own: &[IpAddr]) -> Result<Vec<FloatingIp>, FieldError> {
+    let one = |item: &Field| {
+        let (inside, outside) = (item.get("internalIP")?, item.get("externalIP")?);
+        let nat = FloatingIp { external: usable(&outside)?, internal: usable(&inside)? };
+        if !own.contains(&nat.internal) {
+            return Err(inside.error(format!("{} is not in spec.ipNetworks", nat.internal)));
+        }
+        if nat.external.is_ipv4() != nat.internal.is_ipv4() {
+            return Err(outside.error(format!("{} and {} are not of one IP version", nat.external, nat.internal)));
+        }
+        Ok(nat)
     };
-    f.items()?.iter().map(external).collect()
+    f.items()?.iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -172,6 +199,18 @@ mod tests {
             ("node: n, pod: p, ipNetworks: [null]", "spec.ipNetworks[0]: missing; an address is required"),
             ("node: n, pod: p, ipNetworks: 10.244.0.1", "spec.ipNetworks: a list is required, not the text"),
             ("node: n, pod: p, ipNATs: [{internalIP: 10.244.0.1}]", "spec.ipNATs[0].externalIP: missing; an address is required"),
+            (
+                "node: n, pod: p, ipNetworks: [10.244.0.1], ipNATs: [{internalIP: 10.244.0.2, externalIP: 192.0.2.1}]",
+                "spec.ipNATs[0].internalIP: 10.244.0.2 is not in spec.ipNetworks",
+            ),
+            (
+                "node: n, pod: p, ipNetworks: [10.244.0.1], ipNATs: [{internalIP: 10.244.0.1, externalIP: 127.0.0.1}]",
+                "spec.ipNATs[0].externalIP: 127.0.0.1 is not an address that a workload can have",
+            ),
+            (
+                "node: n, pod: p, ipNetworks: [10.244.0.1], ipNATs: [{internalIP: 10.244.0.1, externalIP: 'fd00::1'}]",
+                "spec.ipNATs[0].externalIP: fd00::1 and 10.244.0.1 are not of one IP version",
+            ),
             ("node: n, pod: p, mac: 'ca:fe'", "spec.mac: \"ca:fe\" is not a MAC address"),
             ("node: n, pod: p, allowSpoofedSourcePrefixes: [x]", "spec.allowSpoofedSourcePrefixes[0]: \"x\" is not a CIDR"),
         ] {

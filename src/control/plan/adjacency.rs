@@ -115,6 +115,7 @@ impl Context<'_> {
                 },
             ),
             Route::Host => self.punt(PuntReason::HostAddress),
+            Route::Floating { .. } => self.punt(PuntReason::FloatingIp),
             Route::Blackhole => Adjacency::drop(DropReason::Blackhole),
             Route::Drop { .. } => Adjacency::drop(DropReason::RouteDrop),
         }

@@ -1,7 +1,6 @@
 //! A running node's state as a document.
 
 use super::state::{BlockState, ClusterState, NodeState, PoolState, PortState, RouteState, State};
-use crate::control::cluster::Cluster;
 use crate::control::facts::{Dump, DumpPort};
 use crate::control::model::{Affinity, Encap, IpamBlock, Mode};
 use crate::port::Caps;
@@ -19,7 +18,7 @@ impl From<&Dump> for State {
             node: r.route.node().map(Into::into),
             via: r.route.via(),
         });
-        let state = State::new(&d.node, &d.snapshot, ports, routes.collect(), cluster(&d.cluster, d.uplink_mtu));
+        let state = State::new(&d.node, &d.snapshot, ports, routes.collect(), cluster(d));
         State { flows: super::flow::saved(&d.flows), ..state }
     }
 }
@@ -28,7 +27,8 @@ fn caps(p: &DumpPort) -> Caps {
     Caps { driver: p.out.driver, medium: p.out.medium, mtu: p.out.mtu.into(), gso: p.out.gso, tx_csum: p.out.tx_csum, queue: 0 }
 }
 
-fn cluster(c: &Cluster, uplink_mtu: Option<u16>) -> ClusterState {
+fn cluster(d: &Dump) -> ClusterState {
+    let c = &d.cluster;
     let pools = c.pools.iter().filter_map(|(name, p)| {
         let IpNet::V4(cidr) = p.cidr else { return None };
         let (encapsulation, mode) = match p.encap {
@@ -53,7 +53,8 @@ fn cluster(c: &Cluster, uplink_mtu: Option<u16>) -> ClusterState {
         pools: pools.collect(),
         blocks: c.blocks.values().filter_map(|b| block(b)).collect(),
         nodes: nodes.collect(),
-        uplink_mtu,
+        floating: d.floating.clone(),
+        uplink_mtu: d.uplink_mtu,
     }
 }
 

@@ -81,7 +81,7 @@ impl Decision {
             pool: c.pool(dst).map(pool_words),
             block: c.block_words(dst),
             encapsulation: c.encapsulation(dst, route),
-            next_hop: next_hop(state, route),
+            next_hop: c.next_hop(dst, route),
             mtu: mtu(state, route, size),
         }
     }
@@ -230,11 +230,18 @@ impl<'a> Cluster<'a> {
         Some(format!("{} of {owner}{loan}", block.cidr))
     }
 
-    /// Why the packet is encapsulated or not.
+    /// Why the packet is encapsulated or not. A packet to a floating IP is as one to the pod's own address.
     fn encapsulation(&self, dst: Ipv4Addr, route: Option<&RouteState>) -> String {
+        match self.state.cluster.floating.get(&dst) {
+            Some(own) => format!("{} (as for {own}, which {dst} stands for)", self.encapsulation_of(*own, route)),
+            None => self.encapsulation_of(dst, route),
+        }
+    }
+
+    fn encapsulation_of(&self, dst: Ipv4Addr, route: Option<&RouteState>) -> String {
         let Some(pool) = self.pool(dst) else { return "none: no pool contains the destination".into() };
         match route.map(|r| r.kind.as_str()) {
-            Some("local" | "host" | "blackhole") => return "none: the destination is on this node".into(),
+            Some("local" | "floating" | "host" | "blackhole") => return "none: the destination is on this node".into(),
             Some("vxlan" | "ipip" | "direct") => {}
             _ => return "none: there is no way to the destination".into(),
         }
@@ -257,6 +264,19 @@ impl<'a> Cluster<'a> {
         let other = self.node(owner)?.address?.addr();
         let verb = if own.contains(&other) { "contains" } else { "does not contain" };
         Some(format!("this node's {} {verb} {owner}'s {other}", own.trunc()))
+    }
+}
+
+impl Cluster<'_> {
+    /// The neighbour that the frame goes to; whose packet filter translates the destination.
+    fn next_hop(&self, dst: Ipv4Addr, route: Option<&RouteState>) -> String {
+        let hop = next_hop(self.state, route);
+        let Some(own) = self.state.cluster.floating.get(&dst) else { return hop };
+        let pod = probe::pod_of(self.state, *own).map_or_else(String::new, |(_, e)| format!(" of pod {}", e.name));
+        match route.map(|r| r.kind.as_str()) {
+            Some("floating") => format!("{hop}, which translates {dst} to {own}{pod}"),
+            _ => format!("{hop}, whose network stack translates {dst} to {own}"),
+        }
     }
 }
 

@@ -151,6 +151,9 @@ pub struct ClusterState {
     pub pools: Vec<PoolState>,
     pub blocks: Vec<BlockState>,
     pub nodes: Vec<NodeState>,
+    /// Floating IPs that have a route, with the pod's own address that each stands for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub floating: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// MTU of the uplink's interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink_mtu: Option<u16>,
