@@ -1,11 +1,12 @@
 //! The worker threads as control sees them: started, woken, listened to, replaced when one panics, stopped.
 
+use crate::control::takeover::Memory;
 use crate::frame::{FramePool, Umem};
 use crate::snapshot::Reader;
 use crate::worker::{Command, Counters, Event, Mailbox, Waker, Worker};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -53,7 +54,7 @@ impl Workers {
     }
 
     fn spawn(&self, index: usize, reader: Reader, paused: bool) -> io::Result<(Umem, JoinHandle<()>)> {
-        let pool = FramePool::new(SMALL_SLOTS, BIG_SLOTS)?;
+        let pool = FramePool::shared(SMALL_SLOTS, BIG_SLOTS)?;
         let umem = pool.umem();
         let mut worker = Worker::new(index, pool, reader, self.mailboxes[index].clone(), self.counters[index].clone())?;
         worker.spin(self.spin);
@@ -61,6 +62,30 @@ impl Workers {
             worker.pause();
         }
         Ok((umem, worker.start()?))
+    }
+
+    /// Has paused workers without ports live in the memory of another daemon's, worker by worker. Errors: it is not as theirs
+    /// is, or cannot be mapped; then none does.
+    pub fn move_to(&mut self, memories: Vec<(Memory, OwnedFd)>) -> Result<(), String> {
+        let own = Memory::new((SMALL_SLOTS, BIG_SLOTS));
+        if let Some((other, _)) = memories.iter().find(|(m, _)| *m != own) {
+            return Err(format!("it has {other:?} and here is {own:?}"));
+        }
+        if memories.len() != self.mailboxes.len() {
+            return Err(format!("it is of {} workers", memories.len()));
+        }
+        let pools = memories.into_iter().map(|(_, fd)| FramePool::adopt(fd, SMALL_SLOTS, BIG_SLOTS));
+        let pools = pools.collect::<io::Result<Vec<_>>>().map_err(|e| e.to_string())?;
+        for (i, pool) in pools.into_iter().enumerate() {
+            self.umems[i] = pool.umem();
+            let mut command = Command::MoveTo(Box::new(pool));
+            // A full mailbox is being emptied by the worker.
+            while let Err(back) = self.mailboxes[i].command(command) {
+                command = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
