@@ -142,6 +142,11 @@ impl FramePool {
         }
     }
 
+    #[inline(always)]
+    fn base(&self) -> *mut u8 {
+        self.memory.base().as_ptr()
+    }
+
     /// Where a slot starts, bytes from the base.
     #[inline(always)]
     fn offset(slot: u32) -> usize {
@@ -208,7 +213,7 @@ impl FramePool {
         debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
         // SAFETY: a Frame is only made for a slot of this pool and its head + len never leave the slot (pull,
         // truncate, push and set_len check); a slot with a Frame is in no kernel ring, so nobody else writes.
-        unsafe { std::slice::from_raw_parts(self.memory.base().as_ptr().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
+        unsafe { std::slice::from_raw_parts(self.base().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
     }
 
     /// The frame's bytes, to be changed.
@@ -216,7 +221,7 @@ impl FramePool {
     pub fn data_mut(&mut self, f: &Frame) -> &mut [u8] {
         debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
         // SAFETY: as in `data`; `&mut self` makes this the only slice into the pool.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.base().as_ptr().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.base().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
     }
 
     /// Every byte from the frame's head to the end of its slot: where a receive call writes.
@@ -224,7 +229,7 @@ impl FramePool {
     pub fn room_mut(&mut self, f: &Frame) -> &mut [u8] {
         let len = self.slot_size(f.slot) - f.head as usize;
         // SAFETY: head is within the slot; as in `data_mut`.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.base().as_ptr().add(Self::offset(f.slot) + f.head as usize), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base().add(Self::offset(f.slot) + f.head as usize), len) }
     }
 
     /// Raw address of the frame's first byte and the bytes up to the end of the slot, for iovecs of several
@@ -274,7 +279,7 @@ impl FramePool {
         }
         let (src, dst) = (Self::offset(from.slot) + from.head as usize, Self::offset(to.slot) + to.head as usize);
         // SAFETY: both ranges lie in the mapping, each within its own slot (checked above), and the slots differ.
-        unsafe { std::ptr::copy_nonoverlapping(self.memory.base().as_ptr().add(src), self.memory.base().as_ptr().add(dst), from.len as usize) };
+        unsafe { std::ptr::copy_nonoverlapping(self.base().add(src), self.base().add(dst), from.len as usize) };
         to.len = from.len;
         to.port = from.port;
         to.gso = from.gso;
@@ -297,8 +302,8 @@ impl FramePool {
         // the pool.
         unsafe {
             (
-                std::slice::from_raw_parts(self.memory.base().as_ptr().add(r), read.len as usize),
-                std::slice::from_raw_parts_mut(self.memory.base().as_ptr().add(w), write.len as usize),
+                std::slice::from_raw_parts(self.base().add(r), read.len as usize),
+                std::slice::from_raw_parts_mut(self.base().add(w), write.len as usize),
             )
         }
     }
@@ -311,7 +316,7 @@ impl FramePool {
         assert!(range.end <= from.len() && at + n <= self.capacity(to) && from.slot != to.slot, "copy outside the frames");
         let (src, dst) = (Self::offset(from.slot) + from.head as usize + range.start, Self::offset(to.slot) + to.head as usize + at);
         // SAFETY: both ranges lie in the mapping, each within its own slot (asserted), and the slots differ.
-        unsafe { std::ptr::copy_nonoverlapping(self.memory.base().as_ptr().add(src), self.memory.base().as_ptr().add(dst), n) };
+        unsafe { std::ptr::copy_nonoverlapping(self.base().add(src), self.base().add(dst), n) };
         to.len = to.len.max((at + n) as u32);
     }
 
@@ -486,7 +491,12 @@ mod tests {
             s
         };
         let (free, none) = (set(&[0, 1, 4]), set(&[]));
-        for (free, lent) in [(&free, [set(&[2]), set(&[2])]), (&free, [set(&[1]), set(&[])]), (&free, [set(&[5]), set(&[])]), (&set(&[6]), [none.clone(), none.clone()])] {
+        for (free, lent) in [
+            (&free, [set(&[2]), set(&[2])]),
+            (&free, [set(&[1]), set(&[])]),
+            (&free, [set(&[5]), set(&[])]),
+            (&set(&[6]), [none.clone(), none.clone()]),
+        ] {
             let mut new = second(&old).unwrap();
             assert!(new.inherit(free, lent.iter()).is_err());
             new.inherit_rest();

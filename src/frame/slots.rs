@@ -17,13 +17,13 @@ impl SlotSet {
     /// Panics if the set was not made for such a number.
     #[inline(always)]
     pub fn add(&mut self, slot: usize) {
-        self.0[slot / BITS] |= 1 << (slot % BITS);
+        self.0[slot / BITS] |= 1u64 << (slot % BITS);
     }
 
     /// Whether the slot was in the set; it is not any more.
     #[inline(always)]
     pub fn remove(&mut self, slot: usize) -> bool {
-        let bit = 1 << (slot % BITS);
+        let bit = 1u64 << (slot % BITS);
         match self.0.get_mut(slot / BITS) {
             Some(word) if *word & bit != 0 => {
                 *word &= !bit;
@@ -34,7 +34,7 @@ impl SlotSet {
     }
 
     pub fn contains(&self, slot: usize) -> bool {
-        self.0.get(slot / BITS).is_some_and(|word| word & (1 << (slot % BITS)) != 0)
+        self.0.get(slot / BITS).is_some_and(|word| *word & (1u64 << (slot % BITS)) != 0)
     }
 
     /// Whether both are for the same numbers.
@@ -54,7 +54,11 @@ impl SlotSet {
 
     /// Ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().enumerate().flat_map(|(i, word)| (0..BITS).filter(move |bit| word & (1 << bit) != 0).map(move |bit| i * BITS + bit))
+        let bits = |(i, word): (usize, &u64)| {
+            let word = *word;
+            (0..BITS).filter(move |bit| word & (1u64 << bit) != 0).map(move |bit| i * BITS + bit)
+        };
+        self.0.iter().enumerate().flat_map(bits)
     }
 }
 

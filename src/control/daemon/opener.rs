@@ -92,7 +92,11 @@ impl KernelOpener {
     }
 
     /// Goes on with the running daemon's port for a wish, if it has one. Errors: it cannot be used.
-    fn inherited<T>(&mut self, wish: &Wish, adopt: impl FnOnce(&Self, Inherited) -> Result<T, OpenError>) -> Result<Option<T>, Vec<String>> {
+    fn inherited<T>(
+        &mut self,
+        wish: &Wish,
+        adopt: impl FnOnce(&Self, Inherited) -> Result<T, OpenError>,
+    ) -> Result<Option<T>, Vec<String>> {
         let device = (wish.interface.clone(), wish.netns.clone());
         let Some(b) = self.inherited.get_mut(&device) else { return Ok(None) };
         let same = b.port.identity == wish.identity();
