@@ -72,6 +72,14 @@ fn receive(pool: &mut FramePool, port: &mut XskPort) -> usize {
     n
 }
 
+/// Every pod pings through the only worker's port to it.
+fn ping_all(pods: &[Namespace], workers: &mut Workers) {
+    let (pool, ports) = &mut workers[0];
+    for (pod, port) in pods.iter().zip(ports) {
+        ping(pod, pool, port, "-c 3");
+    }
+}
+
 fn finish(workers: &mut Workers) {
     for (pool, ports) in workers {
         ports.iter_mut().for_each(|p| p.release(pool));
@@ -91,8 +99,7 @@ fn another_process_goes_on_with_the_rings() {
         });
         let mut old = open(&host, &NAMES, mode, 1);
         for round in 0..3 {
-            let (pool, ports) = &mut old[0];
-            pods.iter().zip(ports).for_each(|(pod, port)| drop(ping(pod, pool, port, "-c 3")));
+            ping_all(&pods, &mut old);
             let mut new = successor(&host, &NAMES, &old);
             assert!(new[0].1.iter().all(|p| p.caps().driver == driver && p.caps().mtu == 1500));
             // One that gives up changes nothing, whether it has come that far or not.
@@ -121,8 +128,7 @@ fn another_process_goes_on_with_the_rings() {
             }
             old = new;
         }
-        let (pool, ports) = &mut old[0];
-        pods.iter().zip(ports).for_each(|(pod, port)| drop(ping(pod, pool, port, "-c 3")));
+        ping_all(&pods, &mut old);
         finish(&mut old);
         until("the programs are gone", || NAMES.iter().all(|n| !has_xdp(&host, n)));
     }
