@@ -43,7 +43,7 @@ fn successor(host: &Namespace, names: &[&str], old: &Workers) -> Workers {
 fn take_up(old: &Workers, new: &mut Workers) -> usize {
     let mut kernel = 0;
     for ((old_pool, old_ports), (pool, ports)) in old.iter().zip(new) {
-        let lent: Vec<Lent> = old_ports.iter().map(|p| p.lent().unwrap()).collect();
+        let lent: Vec<Lent> = old_ports.iter().take(ports.len()).map(|p| p.lent().unwrap()).collect();
         pool.inherit(&old_pool.free_slots(), lent.iter().map(|l| &l.slots)).unwrap();
         ports.iter_mut().zip(&lent).for_each(|(p, l)| p.take_up(l).unwrap());
         kernel += lent.iter().map(|l| l.slots.count()).sum::<usize>();
@@ -129,7 +129,16 @@ fn another_process_goes_on_with_the_rings() {
             old = new;
         }
         ping_all(&pods, &mut old);
-        finish(&mut old);
+        // One that wants only the first port: the old one closes the other, and its slots are free.
+        let mut new = successor(&host, &NAMES[..1], &old);
+        take_up(&old, &mut new);
+        let (mut pool, mut ports) = old.remove(0);
+        ports[1].release(&mut pool);
+        drop((pool, ports));
+        new[0].0.inherit_rest();
+        assert!(!has_xdp(&host, "h1"), "closed by the last who had it open");
+        ping_all(&pods[..1], &mut new);
+        finish(&mut new);
         until("the programs are gone", || NAMES.iter().all(|n| !has_xdp(&host, n)));
     }
 }

@@ -18,7 +18,7 @@ use tortie::testing::build::pattern;
 use tortie::testing::netns::ChildGuard;
 
 /// Datagrams per second, sent ten at a time.
-const RATE: u64 = 10_000;
+pub const RATE: u64 = 10_000;
 const AT_ONCE: u64 = 10;
 /// Most that one takeover may cost.
 pub const MAY_LOSE: u64 = 5;

@@ -1,7 +1,7 @@
 //! Takeovers where pods and uplink are on AF_XDP: rings and memory go along.
 
 use super::daemon::{Node, Pair};
-use super::takeover::{ATTEMPTS, Datagrams, GENTLE, Impostor, MAY_LOSE, nothing_is_lost, take_over, total};
+use super::takeover::{ATTEMPTS, Datagrams, GENTLE, Impostor, MAY_LOSE, RATE, nothing_is_lost, take_over, total};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tortie::control::takeover::{Queue, Reply, Say, VERSION};
@@ -111,6 +111,25 @@ fn failures(p: &mut Pair) -> usize {
     let (sent, missing) = datagrams.finish();
     println!("{sent} datagrams, {} lost over three successors that ended early", missing.len());
     missing.len()
+}
+
+#[test]
+fn where_memory_cannot_be_taken_over_ports_are_opened_anew() {
+    let mut p = pair();
+    p.a.signal("TERM");
+    p.a.start_with(&["TORTIE_TEST_BIG_SLOTS=64"]);
+    p.expect_both_ways("with another pool");
+    let (datagrams, counted) = (Datagrams::start(&p.a, &p.b), total(&p.a).received);
+    std::thread::sleep(Duration::from_millis(300));
+    let before = p.a.daemon.as_ref().unwrap().id();
+    take_over(&mut p.a, || {});
+    let text = std::fs::read_to_string(p.a.config.with_extension(format!("{before}.log"))).unwrap();
+    assert!(text.contains("cannot be taken over: it has") && text.contains("waiting for the running daemon to end"), "{text}");
+    p.expect_both_ways("after");
+    let (sent, missing) = datagrams.finish();
+    println!("{sent} datagrams, {} lost while ports were opened anew", missing.len());
+    // A restart costs more.
+    assert!(missing.len() < RATE as usize / 2 && total(&p.a).received > counted, "{} of {sent}", missing.len());
 }
 
 #[test]
