@@ -36,9 +36,8 @@ impl Memory {
     /// Maps what another process made. Errors: it has another length.
     pub fn adopt(file: OwnedFd, len: usize) -> io::Result<Memory> {
         let file = File::from(file);
-        let found = file.metadata()?.len();
-        if found != len as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{found} bytes of memory where {len} are expected")));
+        if file.metadata()?.len() != len as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory has another length than so many slots"));
         }
         map(len, libc::MAP_SHARED, Some(file))
     }

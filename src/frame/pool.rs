@@ -110,19 +110,19 @@ impl FramePool {
     /// kernel come back from there. The rest is still the other's, until [`FramePool::inherit_rest`].
     /// Errors: a slot is named twice or there is no such slot; nothing is free then.
     pub fn inherit<'a>(&mut self, free: &SlotSet, lent: impl Iterator<Item = &'a SlotSet>) -> io::Result<()> {
-        let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if self.free() != (0, 0) || !self.rest.is_empty() {
-            return wrong("slots are free here already".into());
+            return wrong("slots are free here already");
         }
         let mut kernel = SlotSet::new(self.slots());
         for slot in lent.flat_map(SlotSet::iter) {
             if slot >= self.small as usize || kernel.contains(slot) || free.contains(slot) {
-                return wrong(format!("slot {slot} cannot be with the kernel"));
+                return wrong("a slot that cannot be with the kernel, or is there twice");
             }
             kernel.add(slot);
         }
-        if let Some(slot) = free.iter().find(|s| *s >= self.slots()) {
-            return wrong(format!("there is no slot {slot}"));
+        if free.iter().any(|slot| slot >= self.slots()) {
+            return wrong("a free slot that the pool does not have");
         }
         for slot in (0..self.slots()).rev() {
             let position = self.position(slot);
@@ -507,6 +507,6 @@ mod tests {
         assert!(new.inherit(&free, std::iter::empty()).is_err(), "once");
         assert!(FramePool::new(4, 2).unwrap().memory().is_none());
         let file = old.memory().unwrap().try_clone_to_owned().unwrap();
-        assert!(FramePool::adopt(file, 5, 2).err().expect("too short").to_string().contains("bytes of memory"));
+        assert!(FramePool::adopt(file, 5, 2).err().expect("too short").to_string().contains("another length"));
     }
 }
