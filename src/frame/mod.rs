@@ -3,9 +3,12 @@
 //! A frame is a token for a slot: not cloned, not copied, given back to the pool exactly once. Its bytes are
 //! reached through the pool, so the token stays small and the pool's memory can be an AF_XDP UMEM.
 
+mod memory;
 mod pool;
+mod slots;
 
 pub use pool::{BIG_SLOT, FramePool, HEADROOM, SMALL_SLOT, Umem};
+pub use slots::SlotSet;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 pub const BURST: usize = 64;
 
 /// A port's number: index into every worker's port table and into the snapshot's port list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct PortId(pub u16);
 
 impl PortId {

@@ -1,8 +1,10 @@
-//! The slot pool: one anonymous mapping, small slots first (an AF_XDP UMEM as they lie), then big slots for
+//! The slot pool: one mapping, small slots first (an AF_XDP UMEM as they lie), then big slots for
 //! super-frames. Owned by one worker; no locks, last given is first taken, so that slots stay in cache.
 
-use super::{Batch, Csum, Frame};
+use super::memory::Memory;
+use super::{Batch, Csum, Frame, SlotSet};
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 /// Size of a small slot, bytes: one AF_XDP chunk (a page).
@@ -36,8 +38,7 @@ pub struct Umem {
 
 /// A fixed number of slots. Whoever takes a frame gives it back; `is_full` tells whether all did.
 pub struct FramePool {
-    base: NonNull<u8>,
-    map_len: usize,
+    memory: Memory,
     small: u32,
     big: u32,
     /// Where the big slots begin, in units.
@@ -45,35 +46,105 @@ pub struct FramePool {
     /// Positions in units.
     free_small: Vec<u32>,
     free_big: Vec<u32>,
+    /// In adopted memory: what neither was free nor with the kernel when this pool went on with it.
+    rest: Vec<u32>,
 }
-
-// SAFETY: the pool owns its mapping exclusively; the pointer is not tied to a thread.
-unsafe impl Send for FramePool {}
 
 impl FramePool {
     /// Maps memory for `small` slots of [`SMALL_SLOT`] and `big` slots of [`BIG_SLOT`] bytes. Pages are
     /// touched when first used. Errors: what mmap(2) says.
     pub fn new(small: u32, big: u32) -> io::Result<FramePool> {
-        let map_len = (small as usize * SMALL_SLOT + big as usize * BIG_SLOT).max(SMALL_SLOT);
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases nothing.
-        let p = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                map_len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if p == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        Ok(FramePool::over(Memory::private(length(small, big))?, small, big).all_free())
+    }
+
+    /// The same in memory that another process can go on with: [`FramePool::memory`]. Errors: what memfd_create(2) says, too.
+    pub fn shared(small: u32, big: u32) -> io::Result<FramePool> {
+        Ok(FramePool::over(Memory::shared(length(small, big))?, small, big).all_free())
+    }
+
+    /// Maps the memory of another process's pool with as many slots. No slot is free before [`FramePool::inherit`], and
+    /// none is written to. Errors: it has another length.
+    pub fn adopt(memory: OwnedFd, small: u32, big: u32) -> io::Result<FramePool> {
+        let pool = FramePool::over(Memory::adopt(memory, length(small, big))?, small, big);
+        pool.memory.populate(small as usize * SMALL_SLOT);
+        Ok(pool)
+    }
+
+    fn over(memory: Memory, small: u32, big: u32) -> FramePool {
+        let (free_small, free_big) = (Vec::with_capacity(small as usize), Vec::with_capacity(big as usize));
+        FramePool { memory, small, big, small_end: small * SMALL_UNITS, free_small, free_big, rest: Vec::new() }
+    }
+
+    fn all_free(mut self) -> FramePool {
+        (0..self.slots()).rev().for_each(|n| self.give_slot(self.position(n)));
+        self
+    }
+
+    /// What another process needs for [`FramePool::adopt`]; `None` if the memory is this one's alone.
+    pub fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.file()
+    }
+
+    /// Small and big ones together.
+    fn slots(&self) -> usize {
+        self.small as usize + self.big as usize
+    }
+
+    /// Where the slot with a number begins, in units.
+    fn position(&self, number: usize) -> u32 {
+        match (number as u32).checked_sub(self.small) {
+            None => number as u32 * SMALL_UNITS,
+            Some(big) => self.small_end + big * BIG_UNITS,
         }
-        let base = NonNull::new(p.cast::<u8>()).ok_or_else(|| io::Error::other("mmap returned null"))?;
-        let small_end = small * SMALL_UNITS;
-        let free_small = (0..small).rev().map(|i| i * SMALL_UNITS).collect();
-        let free_big = (0..big).rev().map(|i| small_end + i * BIG_UNITS).collect();
-        Ok(FramePool { base, map_len, small, big, small_end, free_small, free_big })
+    }
+
+    /// The free slots, by number.
+    pub fn free_slots(&self) -> SlotSet {
+        let mut set = SlotSet::new(self.slots());
+        self.free_small.iter().for_each(|s| set.add((s / SMALL_UNITS) as usize));
+        self.free_big.iter().for_each(|s| set.add((self.small + (s - self.small_end) / BIG_UNITS) as usize));
+        set
+    }
+
+    /// Goes on where the pool that the memory was adopted from has stopped: `free` slots are free here, slots `lent` to the
+    /// kernel come back from there. The rest is still the other's, until [`FramePool::inherit_rest`].
+    /// Errors: a slot is named twice or there is no such slot; nothing is free then.
+    pub fn inherit<'a>(&mut self, free: &SlotSet, lent: impl Iterator<Item = &'a SlotSet>) -> io::Result<()> {
+        let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if self.free() != (0, 0) || !self.rest.is_empty() {
+            return wrong("slots are free here already");
+        }
+        let mut kernel = SlotSet::new(self.slots());
+        for slot in lent.flat_map(SlotSet::iter) {
+            if slot >= self.small as usize || kernel.contains(slot) || free.contains(slot) {
+                return wrong("a slot that cannot be with the kernel, or is there twice");
+            }
+            kernel.add(slot);
+        }
+        if free.iter().any(|slot| slot >= self.slots()) {
+            return wrong("a free slot that the pool does not have");
+        }
+        for slot in (0..self.slots()).rev() {
+            let position = self.position(slot);
+            if free.contains(slot) {
+                self.give_slot(position);
+            } else if !kernel.contains(slot) {
+                self.rest.push(position);
+            }
+        }
+        Ok(())
+    }
+
+    /// The process that the memory was adopted from is gone, and what it still had is free.
+    pub fn inherit_rest(&mut self) {
+        for slot in std::mem::take(&mut self.rest) {
+            self.give_slot(slot);
+        }
+    }
+
+    #[inline(always)]
+    fn base(&self) -> *mut u8 {
+        self.memory.base().as_ptr()
     }
 
     /// Where a slot starts, bytes from the base.
@@ -132,7 +203,7 @@ impl FramePool {
 
     #[inline(always)]
     fn give_slot(&mut self, slot: u32) {
-        debug_assert!(Self::offset(slot) < self.map_len);
+        debug_assert!(Self::offset(slot) < self.memory.len());
         if slot < self.small_end { self.free_small.push(slot) } else { self.free_big.push(slot) }
     }
 
@@ -142,7 +213,7 @@ impl FramePool {
         debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
         // SAFETY: a Frame is only made for a slot of this pool and its head + len never leave the slot (pull,
         // truncate, push and set_len check); a slot with a Frame is in no kernel ring, so nobody else writes.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
+        unsafe { std::slice::from_raw_parts(self.base().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
     }
 
     /// The frame's bytes, to be changed.
@@ -150,7 +221,7 @@ impl FramePool {
     pub fn data_mut(&mut self, f: &Frame) -> &mut [u8] {
         debug_assert!(f.head as usize + f.len as usize <= self.slot_size(f.slot));
         // SAFETY: as in `data`; `&mut self` makes this the only slice into the pool.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.base().add(Self::offset(f.slot) + f.head as usize), f.len as usize) }
     }
 
     /// Every byte from the frame's head to the end of its slot: where a receive call writes.
@@ -158,7 +229,7 @@ impl FramePool {
     pub fn room_mut(&mut self, f: &Frame) -> &mut [u8] {
         let len = self.slot_size(f.slot) - f.head as usize;
         // SAFETY: head is within the slot; as in `data_mut`.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(Self::offset(f.slot) + f.head as usize), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base().add(Self::offset(f.slot) + f.head as usize), len) }
     }
 
     /// Raw address of the frame's first byte and the bytes up to the end of the slot, for iovecs of several
@@ -208,7 +279,7 @@ impl FramePool {
         }
         let (src, dst) = (Self::offset(from.slot) + from.head as usize, Self::offset(to.slot) + to.head as usize);
         // SAFETY: both ranges lie in the mapping, each within its own slot (checked above), and the slots differ.
-        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), from.len as usize) };
+        unsafe { std::ptr::copy_nonoverlapping(self.base().add(src), self.base().add(dst), from.len as usize) };
         to.len = from.len;
         to.port = from.port;
         to.gso = from.gso;
@@ -231,8 +302,8 @@ impl FramePool {
         // the pool.
         unsafe {
             (
-                std::slice::from_raw_parts(self.base.as_ptr().add(r), read.len as usize),
-                std::slice::from_raw_parts_mut(self.base.as_ptr().add(w), write.len as usize),
+                std::slice::from_raw_parts(self.base().add(r), read.len as usize),
+                std::slice::from_raw_parts_mut(self.base().add(w), write.len as usize),
             )
         }
     }
@@ -245,7 +316,7 @@ impl FramePool {
         assert!(range.end <= from.len() && at + n <= self.capacity(to) && from.slot != to.slot, "copy outside the frames");
         let (src, dst) = (Self::offset(from.slot) + from.head as usize + range.start, Self::offset(to.slot) + to.head as usize + at);
         // SAFETY: both ranges lie in the mapping, each within its own slot (asserted), and the slots differ.
-        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(src), self.base.as_ptr().add(dst), n) };
+        unsafe { std::ptr::copy_nonoverlapping(self.base().add(src), self.base().add(dst), n) };
         to.len = to.len.max((at + n) as u32);
     }
 
@@ -257,7 +328,7 @@ impl FramePool {
 
     /// The part to register with AF_XDP.
     pub fn umem(&self) -> Umem {
-        Umem { base: self.base, len: self.small as usize * SMALL_SLOT }
+        Umem { base: self.memory.base(), len: self.small as usize * SMALL_SLOT }
     }
 
     /// Turns a frame of the UMEM part into its descriptor address and length: from here on the kernel owns the
@@ -303,11 +374,9 @@ impl FramePool {
     }
 }
 
-impl Drop for FramePool {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`; no frame's bytes can be reached without the pool.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.map_len) };
-    }
+/// Bytes of so many slots.
+fn length(small: u32, big: u32) -> usize {
+    (small as usize * SMALL_SLOT + big as usize * BIG_SLOT).max(SMALL_SLOT)
 }
 
 #[cfg(test)]
@@ -376,5 +445,68 @@ mod tests {
         let _ = f;
         pool.reclaim(addr);
         assert!(pool.is_full());
+    }
+
+    /// A pool in the memory of another, as another process would have it.
+    fn second(first: &FramePool) -> io::Result<FramePool> {
+        let (small, big) = first.size();
+        FramePool::adopt(first.memory().expect("shared").try_clone_to_owned()?, small, big)
+    }
+
+    #[test]
+    fn a_pool_goes_on_in_the_memory_of_another() {
+        let mut old = FramePool::shared(4, 2).unwrap();
+        let (mut received, kept, big) = (old.take().unwrap(), old.take().unwrap(), old.take_big().unwrap());
+        old.room_mut(&received)[..4].copy_from_slice(b"abcd");
+        old.set_len(&mut received, 4);
+        let mut lent = SlotSet::new(4);
+        let (addr, len) = old.into_kernel(received);
+        lent.add(addr as usize / SMALL_SLOT);
+        let mut new = second(&old).unwrap();
+        assert!(new.take().is_none() && new.take_big().is_none());
+        new.inherit(&old.free_slots(), [&lent].into_iter()).unwrap();
+        assert_eq!(new.free(), (2, 1));
+        // Nobody writes where the other keeps something.
+        let others = [kept.slot(), big.slot()];
+        let mine: Vec<Frame> = std::iter::from_fn(|| new.take_for(1)).collect();
+        assert!(mine.len() == 3 && mine.iter().all(|f| !others.contains(&f.slot())));
+        let f = new.from_kernel(addr, len).unwrap();
+        assert_eq!(new.data(&f), b"abcd");
+        mine.into_iter().chain([f]).for_each(|f| new.give(f));
+        old.give(kept);
+        old.give(big);
+        drop(old);
+        new.inherit_rest();
+        new.inherit_rest();
+        assert!(new.is_full());
+        assert!(second(&new).is_ok(), "and so on");
+    }
+
+    #[test]
+    fn what_another_says_of_its_slots_is_checked() {
+        let old = FramePool::shared(4, 2).unwrap();
+        let set = |slots: &[usize]| {
+            let mut s = SlotSet::new(128);
+            slots.iter().for_each(|n| s.add(*n));
+            s
+        };
+        let (free, none) = (set(&[0, 1, 4]), set(&[]));
+        for (free, lent) in [
+            (&free, [set(&[2]), set(&[2])]),
+            (&free, [set(&[1]), set(&[])]),
+            (&free, [set(&[5]), set(&[])]),
+            (&set(&[6]), [none.clone(), none.clone()]),
+        ] {
+            let mut new = second(&old).unwrap();
+            assert!(new.inherit(free, lent.iter()).is_err());
+            new.inherit_rest();
+            assert_eq!(new.free(), (0, 0), "{free:?} {lent:?}");
+        }
+        let mut new = second(&old).unwrap();
+        new.inherit(&free, [&set(&[2]), &set(&[3])].into_iter()).unwrap();
+        assert!(new.inherit(&free, std::iter::empty()).is_err(), "once");
+        assert!(FramePool::new(4, 2).unwrap().memory().is_none());
+        let file = old.memory().unwrap().try_clone_to_owned().unwrap();
+        assert!(FramePool::adopt(file, 5, 2).err().expect("too short").to_string().contains("another length"));
     }
 }

@@ -5,6 +5,8 @@
 //! the one must have stopped before the other begins.
 
 use super::OpenError;
+use crate::frame::SlotSet;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +18,15 @@ pub struct Handles {
     pub driver: String,
     pub notes: BTreeMap<String, u64>,
     pub fds: BTreeMap<String, OwnedFd>,
+}
+
+/// What the kernel has of the slots of a port that sends and receives in the pool's memory. It says where another process
+/// is to go on, while neither of both does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    pub slots: SlotSet,
+    /// Queue by queue: descriptors given for sending whose completion is outstanding.
+    pub sending: Vec<u32>,
 }
 
 impl Handles {
@@ -41,6 +52,11 @@ impl Handles {
     /// A number. Errors: there is none under the name.
     pub fn number(&self, name: &str) -> Result<u64, OpenError> {
         self.notes.get(name).copied().ok_or_else(|| self.lacks("number", name))
+    }
+
+    /// A 32-bit number. Errors: there is none under the name, or it is larger.
+    pub fn word(&self, name: &str) -> Result<u32, OpenError> {
+        u32::try_from(self.number(name)?).map_err(|_| self.lacks("32-bit number", name))
     }
 
     /// Errors: it is a port of another kind.

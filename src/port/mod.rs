@@ -27,7 +27,7 @@ mod whole;
 pub mod xsk;
 
 pub use error::OpenError;
-pub use handles::Handles;
+pub use handles::{Handles, Lent};
 
 use crate::drop::DropReason;
 use crate::fib::AdjKind;
@@ -137,10 +137,20 @@ pub trait Port: Send {
         Ok(RxReport::default())
     }
 
-    /// What another process needs to go on with this queue; `None` if its memory is this process's.
-    /// Errors: too many open descriptors.
+    /// What another process needs to go on with this queue; `None` if it cannot. Errors: too many open descriptors.
     fn handles(&self) -> io::Result<Option<Handles>> {
         Ok(None)
+    }
+
+    /// For a port that goes with the pool's memory: what the kernel has of it. `None`: it keeps nothing beyond a call.
+    fn lent(&self) -> Option<Lent> {
+        None
+    }
+
+    /// Goes on where another process has stopped: that one's [`Port::lent`], for a port made from its [`Port::handles`].
+    /// Before this such a port does nothing. Errors: both do not fit together.
+    fn take_up(&mut self, _lent: &Lent) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Where to read what the kernel lost on this queue; asked before a worker gets the port.

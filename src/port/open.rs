@@ -54,6 +54,12 @@ pub struct Inherited {
     pub refused: Vec<String>,
 }
 
+impl Inherited {
+    fn is_xdp(&self) -> bool {
+        self.sets.first().and_then(|queues| queues.first()).is_some_and(|h| xsk::is_driver(&h.driver))
+    }
+}
+
 /// A queue for each worker.
 pub type Queues = Vec<Box<dyn Port>>;
 
@@ -155,9 +161,14 @@ fn uplink_xdp(spec: &UplinkSpec<'_>, zero_copy: ZeroCopy) -> Result<Vec<xsk::Xsk
     })
 }
 
-/// Goes on with the socket uplink of another process. What was not open there is not here either.
+/// Goes on with the uplink of another process. What was not open there is not here either.
 pub fn adopt_uplink(spec: &UplinkSpec<'_>, from: Inherited) -> Result<OpenedUplink, OpenError> {
+    let xdp = from.is_xdp();
     let mut sets = from.sets.into_iter();
+    if xdp {
+        let ports = xsk::adopt(spec.interface, spec.umems, spec.busy_poll > 0, sets.next().unwrap_or_default())?;
+        return Ok(OpenedUplink { ports: UplinkPorts::Whole(boxed(ports)), refused: from.refused });
+    }
     let mut set = || sets.next().unwrap_or_default();
     let (whole, queues) = (spec.whole, spec.umems.len() as u16);
     let vxlan = udp::adopt(&udp::UdpSpec { node: spec.node, port: spec.port, queues, interface: spec.interface, whole }, set())?;
@@ -168,8 +179,11 @@ pub fn adopt_uplink(spec: &UplinkSpec<'_>, from: Inherited) -> Result<OpenedUpli
 }
 
 /// Goes on with another process's ports on a pod's veth.
-pub fn adopt_veth(interface: &str, from: Inherited) -> Result<Opened, OpenError> {
-    Ok(Opened { queues: boxed(packet::adopt(interface, from.sets.into_iter().next().unwrap_or_default())?), refused: from.refused })
+pub fn adopt_veth(interface: &str, busy_poll: u16, umems: &[Umem], from: Inherited) -> Result<Opened, OpenError> {
+    let xdp = from.is_xdp();
+    let set = from.sets.into_iter().next().unwrap_or_default();
+    let queues = if xdp { boxed(xsk::adopt(interface, umems, busy_poll > 0, set)?) } else { boxed(packet::adopt(interface, set)?) };
+    Ok(Opened { queues, refused: from.refused })
 }
 
 /// Goes on with another process's TUN or TAP device.

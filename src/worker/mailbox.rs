@@ -1,10 +1,11 @@
 //! What crosses between control and a worker besides snapshots: port commands down, events up. Both bounded.
 
+use super::handover::{Bequest, Paused, Slots};
 use super::tap::Tap;
 use crate::forward::Claim;
 use crate::forward::carry::{Carried, FlowState, Totals};
-use crate::frame::PortId;
-use crate::port::{Handles, Port};
+use crate::frame::{FramePool, PortId};
+use crate::port::Port;
 use crate::wire::Mac;
 use crossbeam::queue::ArrayQueue;
 use std::io;
@@ -12,9 +13,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-
-/// A port and what it lives from; `None` if no other process can go on with it.
-pub type PortHandles = (PortId, io::Result<Option<Handles>>);
 
 /// From control to one worker. Carried out at the start of a turn, in order.
 pub enum Command {
@@ -25,14 +23,18 @@ pub enum Command {
     /// Write down packets, in the place of an earlier tap.
     Tap(Arc<Tap>),
     /// Say what another process needs to go on with each port.
-    Handles(SyncSender<Vec<PortHandles>>),
-    /// Forward what was received, then leave the ports alone; say what is known of flows.
-    Pause(SyncSender<FlowState>),
+    Bequest(SyncSender<Bequest>),
+    /// Forward what was received, then leave the ports alone; say where that is.
+    Pause(SyncSender<Paused>),
+    /// Live in the memory of another process's pool: for a worker that is paused and has no ports yet.
+    MoveTo(Box<FramePool>),
+    /// The other process's worker has stopped there; its ports and slots are not to be used before `Resume`.
+    TakeUp(Slots, SyncSender<Result<(), String>>),
     /// Use the ports again, going on with another worker's flows.
     Resume(FlowState, SyncSender<()>),
-    /// Another process goes on with ports and flows: drop what waits, and say what was counted.
-    HandOver(SyncSender<Totals>),
-    /// Count this as done here.
+    /// Another process goes on with flows and ports, but for these: close them, drop what waits, and say what was counted.
+    HandOver(Vec<PortId>, SyncSender<Totals>),
+    /// The worker of the other process is gone: count this as done here, and take the slots that it still had.
     Carry(Box<Carried>),
     /// Close all ports and end the thread.
     Stop,

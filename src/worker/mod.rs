@@ -4,6 +4,7 @@
 //! what was queued. A worker with nothing to do looks for a while longer if that pays (`spin`), and then sleeps in
 //! one epoll call for all its ports.
 
+mod handover;
 pub mod mailbox;
 mod poll;
 mod spin;
@@ -11,7 +12,8 @@ pub mod tap;
 
 pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotals, Totals};
 pub use crate::forward::counters::{self, Counters};
-pub use mailbox::{Command, Event, Mailbox, PortHandles, Waker};
+pub use handover::{Bequest, Paused, PortHandles, Slots};
+pub use mailbox::{Command, Event, Mailbox, Waker};
 
 use crate::drop::DropReason;
 use crate::forward::{Forwarder, Notice};
@@ -138,7 +140,7 @@ impl Worker {
         self.spin = spin::Spin::new(limit);
     }
 
-    /// Has the worker leave its ports alone until `Command::Resume`.
+    /// Has the worker leave its ports alone until [`Command::Resume`].
     pub fn pause(&mut self) {
         self.paused = true;
     }
@@ -459,72 +461,22 @@ impl Worker {
                     self.event(Event::PortClosed { worker: self.index, id });
                 }
                 Command::Tap(tap) => self.tap = Some(tap),
-                Command::Handles(answer) => drop(answer.send(self.handles())),
-                Command::Pause(answer) => {
-                    self.quiesce();
-                    drop(answer.send(self.forwarder.export()));
-                }
+                Command::Bequest(answer) => drop(answer.send(self.bequest())),
+                Command::Pause(answer) => drop(answer.send(self.quiesce())),
+                Command::MoveTo(pool) => self.move_to(*pool),
+                Command::TakeUp(slots, answer) => drop(answer.send(self.take_up(&slots))),
                 Command::Resume(flows, answer) => {
                     self.resume(&flows);
                     let _ = answer.send(());
                 }
-                Command::HandOver(answer) => {
-                    self.close_own();
-                    self.forwarder.hand_over();
-                    drop(answer.send(self.counters.totals()));
+                Command::HandOver(left, answer) => drop(answer.send(self.hand_over(&left))),
+                Command::Carry(carried) => {
+                    self.counters.carry(&carried);
+                    self.forwarder.pool.inherit_rest();
                 }
-                Command::Carry(carried) => self.counters.carry(&carried),
                 Command::Stop => self.shut_down(),
             }
         }
-    }
-
-    /// What another process needs to go on with each port.
-    fn handles(&self) -> Vec<PortHandles> {
-        let open = self.ports.iter().enumerate().filter_map(|(i, p)| Some((PortId(i as u16), p.as_ref()?)));
-        open.map(|(id, p)| (id, p.handles())).collect()
-    }
-
-    /// Closes the ports that no other process can go on with, so that one can open them.
-    fn close_own(&mut self) {
-        for i in 0..self.ports.len() {
-            if self.ports[i].as_ref().is_some_and(|p| matches!(p.handles(), Ok(None))) {
-                self.close(PortId(i as u16));
-            }
-        }
-    }
-
-    /// Forwards what ports have received and kept, sends what is queued as far as that goes within [`DRAIN`], and leaves
-    /// the ports alone from then on.
-    fn quiesce(&mut self) {
-        let snap = self.reader.get().clone();
-        let end = Instant::now() + DRAIN;
-        let mut moved = true;
-        while moved || (self.forwarder.touched(0).is_some() && Instant::now() < end) {
-            moved = false;
-            for i in 0..self.ports.len() {
-                let Some(port) = self.ports[i].as_mut() else { continue };
-                let result = port.rx_kept(&mut self.forwarder.pool, &mut self.batch);
-                moved |= self.take_in(&snap, PortId(i as u16), result);
-            }
-            self.send();
-        }
-        self.tell();
-        self.forwarder.settle();
-        self.paused = true;
-    }
-
-    fn resume(&mut self, flows: &FlowState) {
-        let snap = self.reader.get().clone();
-        self.forwarder.set_time(now_ms());
-        self.forwarder.import(&snap, flows);
-        self.send();
-        self.tell();
-        self.forwarder.settle();
-        self.paused = false;
-        self.active.clear();
-        // Frames may have come meanwhile.
-        self.since_poll = TURNS_PER_POLL;
     }
 
     fn shut_down(&mut self) {

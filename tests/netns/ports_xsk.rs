@@ -13,9 +13,9 @@ use tortie::wire::vxlan::{self, Vni};
 use tortie::wire::{Mac, be16, ether, ipv4, l4, put16};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const MODES: [(XskMode, &str); 2] = [(XskMode::Native, "af-xdp-native"), (XskMode::Generic, "af-xdp-generic")];
+pub const MODES: [(XskMode, &str); 2] = [(XskMode::Native, "af-xdp-native"), (XskMode::Generic, "af-xdp-generic")];
 
-fn spec(interface: &str, mode: XskMode) -> XskSpec<'_> {
+pub fn spec(interface: &str, mode: XskMode) -> XskSpec<'_> {
     XskSpec { interface, steering: Steering::All, mode, umems: &[], zero_copy: ZeroCopy::Try, busy_poll: 0, rings: RingSizes::WORKLOAD }
 }
 
@@ -32,7 +32,7 @@ fn open(ns: &Namespace, spec: XskSpec<'_>) -> (FramePool, XskPort) {
 }
 
 /// Two namespaces joined by a veth pair: `h0` in the first, `eth0` in the second.
-fn pair() -> (Namespace, Namespace) {
+pub fn pair() -> (Namespace, Namespace) {
     let (host, pod) = (Namespace::new("xh"), Namespace::new("xp"));
     veth(&host, "h0", &pod, "eth0");
     (host, pod)
@@ -44,12 +44,12 @@ fn mac(ns: &Namespace, dev: &str) -> Mac {
 
 /// Whether a program is attached. After a drop it may be, for a moment: what other tests fork holds copies of the
 /// descriptors until it execs, and the kernel frees links and queues later.
-fn has_xdp(ns: &Namespace, dev: &str) -> bool {
+pub fn has_xdp(ns: &Namespace, dev: &str) -> bool {
     ns.sh(&format!("ip -d link show {dev}")).contains("xdp")
 }
 
 /// Polls `step` until it says true. Panics with `what` when it takes too long.
-fn until(what: &str, mut step: impl FnMut() -> bool) {
+pub fn until(what: &str, mut step: impl FnMut() -> bool) {
     let start = Instant::now();
     while !step() {
         assert!(start.elapsed() < LIMIT, "{what}");
@@ -107,7 +107,7 @@ fn responder(pool: &mut FramePool, port: &mut XskPort, end: impl Fn() -> bool) -
 }
 
 /// Pings through the responder; returns what it saw.
-fn ping(pod: &Namespace, pool: &mut FramePool, port: &mut XskPort, args: &str) -> (usize, usize) {
+pub fn ping(pod: &Namespace, pool: &mut FramePool, port: &mut XskPort, args: &str) -> (usize, usize) {
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|s| {
         s.spawn(|| {

@@ -7,7 +7,7 @@ use tortie::port::{Medium, mem};
 use tortie::testing::bed::{Bed, Delta};
 use tortie::testing::build::Ip4;
 use tortie::testing::net::{POD_MTU, Setup};
-use tortie::worker::{Carried, Command, FlowState, PortTotals};
+use tortie::worker::{Carried, Command, FlowState, Paused, PortTotals};
 
 #[test]
 fn held_packets_and_counts_go_to_the_next_worker() {
@@ -22,18 +22,18 @@ fn held_packets_and_counts_go_to_the_next_worker() {
     old.send(a, from_pod(1, &Ip4::new(ME.pod(9), ME.pod(2)).udp(1, 2, b"x")));
     old.turn();
     old.delta();
-    let (answer, flows) = sync_channel::<FlowState>(1);
+    let (answer, paused) = sync_channel::<Paused>(1);
     old.command(Command::Pause(answer));
     // What comes from now on is not this worker's to take.
     old.send(a, from_pod(1, &Ip4::new(ME.pod(1), ME.pod(2)).id(9).udp(1, 2, b"x")));
     assert!(!old.turn() && !old.turn());
-    let flows = flows.recv().unwrap();
+    let flows = paused.recv().unwrap().flows;
     assert_eq!((flows.held.len(), old.delta()), (3, Delta::default()));
     let text = serde_json::to_vec(&flows).unwrap();
     let flows: FlowState = serde_json::from_slice(&text).unwrap();
 
     let (answer, totals) = sync_channel(1);
-    old.command(Command::HandOver(answer));
+    old.command(Command::HandOver(Vec::new(), answer));
     old.turn();
     let totals = totals.recv().unwrap();
     assert_eq!((totals.received, totals.dropped.values().sum::<u64>(), old.slots_in_use()), (4, 1, 0));

@@ -4,11 +4,10 @@
 use super::{Daemon, notify, successor};
 use crate::control::config::Config;
 use crate::control::plan;
-use crate::control::takeover::{self, Books, Channel, PREPARE, Queue, Reply, RouteTotal, SWITCH, Say, State};
+use crate::control::takeover::{self, Books, Channel, Memory, PREPARE, Queue, Reply, RouteTotal, SWITCH, Say, State};
 use crate::flows::{Key, Phase};
 use crate::frame::PortId;
-use crate::port::Handles;
-use crate::worker::{Command, FlowState, Totals};
+use crate::worker::{Command, FlowState, Paused, PortHandles, Totals};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,8 +26,12 @@ enum End {
     Gone,
 }
 
-/// What port a queue is of, with all that it lives from.
-type Bequest = (State, Vec<OwnedFd>, Vec<(Queue, Vec<OwnedFd>)>);
+/// All that is passed on, with the descriptors of each part.
+struct Estate {
+    state: (State, Vec<OwnedFd>),
+    memories: Vec<(Memory, OwnedFd)>,
+    queues: Vec<(Queue, Vec<OwnedFd>)>,
+}
 
 impl Daemon {
     /// Deals with a connection on the claim's socket. Does not return if the successor is in charge: what is open here
@@ -66,7 +69,7 @@ impl Daemon {
         }
         tracing::info!("process {pid}, tortie {}, takes over", hello.program);
         channel.patience(PREPARE).map_err(text)?;
-        let (state, fds, queues) = match self.bequest() {
+        let Estate { state: (state, fds), memories, queues } = match self.bequest() {
             Ok(all) => all,
             Err(e) => {
                 channel.send(&Reply::Refused(e.clone()), &[]).map_err(text)?;
@@ -74,61 +77,68 @@ impl Daemon {
             }
         };
         let known: HashMap<Key, Phase> = state.flows.iter().map(|e| (e.key, e.phase)).collect();
+        let ports: BTreeMap<String, Vec<PortId>> = state.ports.iter().map(|p| (p.key.clone(), p.ids.clone())).collect();
         channel.send(&Reply::State(state), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()).map_err(text)?;
+        for (memory, fd) in memories {
+            channel.send(&Reply::Memory(memory), &[fd.as_fd()]).map_err(text)?;
+        }
         for (queue, fds) in queues {
             channel.send(&Reply::Queue(queue), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()).map_err(text)?;
         }
         channel.send(&Reply::End, &[]).map_err(text)?;
-        self.expect(&mut channel, &Say::Pause)?;
+        match hear(&mut channel, "Pause")? {
+            Say::Pause => {}
+            other => return Err(format!("it said {other:?} instead of Pause")),
+        }
         channel.patience(SWITCH).map_err(text)?;
-        let switched = self.pause().and_then(|flows| {
+        let switched = self.pause().and_then(|paused| {
             let mut later = self.planner.flows().entries(crate::worker::now_ms());
             later.retain(|e| known.get(&e.key) != Some(&e.phase));
-            channel.send(&Reply::Paused(flows, later), &[]).map_err(text)?;
-            self.expect(&mut channel, &Say::Running)
+            channel.send(&Reply::Paused(paused, later), &[]).map_err(text)?;
+            let taken = match hear(&mut channel, "Ready")? {
+                Say::Ready(taken) => taken,
+                other => return Err(format!("it said {other:?} instead of Ready")),
+            };
+            // It touches nothing before it has heard this.
+            channel.send(&Reply::Yours, &[]).map(|()| taken).map_err(text)
         });
-        if let Err(e) = switched {
-            self.go_on();
-            // It may be gone.
-            let _ = channel.send(&Reply::Aborted(e.clone()), &[]);
-            return Err(e);
-        }
-        if let Err(e) = channel.send(&Reply::Gone(self.books()), &[]) {
+        let taken = match switched {
+            Ok(taken) => taken,
+            Err(e) => {
+                self.go_on();
+                // It may be gone.
+                let _ = channel.send(&Reply::Aborted(e.clone()), &[]);
+                return Err(e);
+            }
+        };
+        let left = ports.into_iter().filter(|(key, _)| !taken.contains(key)).flat_map(|(_, ids)| ids).collect();
+        if let Err(e) = channel.send(&Reply::Gone(self.books(left)), &[]) {
             tracing::warn!("process {pid} does not know what was counted here: {e}");
         }
         Ok(End::Gone)
     }
 
-    fn expect(&self, channel: &mut Channel, what: &Say) -> Result<(), String> {
-        match channel.receive::<Say>() {
-            Ok(Some(r)) if r.message == *what => Ok(()),
-            Ok(Some(r)) => Err(format!("it said {:?} instead of {what:?}", r.message)),
-            Ok(None) => Err(format!("it ended before it said {what:?}")),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(format!("it did not say {what:?} in time"))
-            }
-            Err(e) => Err(e.to_string()),
-        }
-    }
-
     /// Everything that a successor needs, as duplicates.
-    fn bequest(&self) -> Result<Bequest, String> {
+    fn bequest(&self) -> Result<Estate, String> {
         let text = |e: io::Error| format!("descriptors could not be duplicated: {e}; raise the limit of open files (LimitNOFILE)");
-        let answers = self.workers.ask(PREPARE, Command::Handles)?;
-        let mut handles: Vec<BTreeMap<PortId, Option<Handles>>> = Vec::with_capacity(answers.len());
+        let answers = self.workers.ask(PREPARE, Command::Bequest)?;
+        let mut handles: Vec<BTreeMap<PortId, PortHandles>> = Vec::with_capacity(answers.len());
+        let mut memories = Vec::with_capacity(answers.len());
         for answer in answers {
-            let all = answer.into_iter().map(|(id, h)| h.map(|h| (id, h)));
-            handles.push(all.collect::<io::Result<_>>().map_err(text)?);
+            handles.push(answer.ports.into_iter().map(|h| (h.id, h)).collect());
+            memories.extend(answer.memory.map_err(text)?.map(|fd| (Memory::new(answer.slots), fd)));
         }
+        let shared = memories.len() == handles.len();
         let mut queues = Vec::new();
-        let mut ports = Vec::new();
+        let mut ports: Vec<takeover::Port> = Vec::new();
         for p in self.ports.open_ports() {
-            let (port, mut stays) = (ports.len(), false);
+            let (port, mut in_memory, mut stays) = (ports.len(), false, false);
             for (set, id) in p.ids.iter().enumerate() {
                 let of_workers: Vec<_> = handles.iter_mut().filter_map(|w| w.remove(id)).collect();
                 stays |= !of_workers.is_empty() && of_workers.len() < handles.len();
                 for h in of_workers {
-                    let Some(h) = h else {
+                    in_memory |= h.in_memory;
+                    let Some(h) = h.handles.map_err(text)?.filter(|_| shared || !h.in_memory) else {
                         stays = true;
                         continue;
                     };
@@ -144,10 +154,14 @@ impl Daemon {
                 interface: p.wish.interface.clone(),
                 netns: p.wish.netns.clone(),
                 identity: p.wish.identity(),
-                sets: p.ids.len(),
+                ids: p.ids.to_vec(),
                 refused: p.refused.to_vec(),
+                in_memory,
                 stays,
             });
+        }
+        if !ports.iter().any(|p| p.in_memory && !p.stays) {
+            memories.clear();
         }
         let claim = self.claim.as_ref().ok_or("this daemon has no claim to pass on")?;
         let mut fds = claim.handles().map_err(text)?;
@@ -155,11 +169,12 @@ impl Daemon {
         fds.extend(listeners);
         let learned = self.ports.learned().iter().map(|(name, mac)| (name.clone(), mac.0)).collect();
         let flows = self.planner.flows().entries(crate::worker::now_ms());
-        Ok((State { program: env!("CARGO_PKG_VERSION").into(), ports, learned, flows, services }, fds, queues))
+        let state = State { program: env!("CARGO_PKG_VERSION").into(), ports, learned, flows, services };
+        Ok(Estate { state: (state, fds), memories, queues })
     }
 
-    /// Has every worker leave its ports alone. What they know of flows.
-    fn pause(&self) -> Result<Vec<FlowState>, String> {
+    /// Has every worker leave its ports alone. Where they have stopped.
+    fn pause(&self) -> Result<Vec<Paused>, String> {
         self.workers.ask(SWITCH, Command::Pause)
     }
 
@@ -170,9 +185,9 @@ impl Daemon {
         }
     }
 
-    /// What was counted here, for the last time.
-    fn books(&self) -> Books {
-        let counted = self.workers.ask(SWITCH, Command::HandOver);
+    /// Has the workers end, and close the ports that the successor has `left`. What was counted here, for the last time.
+    fn books(&self, left: Vec<PortId>) -> Books {
+        let counted = self.workers.ask(SWITCH, |answer| Command::HandOver(left.clone(), answer));
         // A worker that does not answer has counted what it has.
         let workers = counted.unwrap_or_else(|_| self.workers.counters().iter().map(|c| c.totals()).collect::<Vec<Totals>>());
         let route = |(prefix, i): (&ipnet::Ipv4Net, &plan::Installed)| {
@@ -183,6 +198,16 @@ impl Daemon {
         let peers = self.planner.peer_totals();
         let past_ports = self.ports.past().iter().map(|(role, t)| ((*role).to_owned(), *t)).collect();
         Books { workers, ports: self.ports.totals(), past_ports, routes, peers }
+    }
+}
+
+/// What the successor says next, which should be `what`.
+fn hear(channel: &mut Channel, what: &str) -> Result<Say, String> {
+    match channel.receive::<Say>() {
+        Ok(Some(r)) => Ok(r.message),
+        Ok(None) => Err(format!("it ended before it said {what}")),
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(format!("it did not say {what} in time")),
+        Err(e) => Err(e.to_string()),
     }
 }
 
@@ -199,6 +224,7 @@ pub(super) fn settings(c: &Config) -> BTreeMap<String, String> {
         ("workers", c.workers.to_string()),
         ("api.socket", c.api.socket.display().to_string()),
         ("xdp.mode", debug(&c.xdp.mode)),
+        ("xdp.busy-poll", c.xdp.busy_poll.to_string()),
     ];
     all.map(|(name, value)| (name.to_owned(), value)).into()
 }

@@ -5,11 +5,13 @@ use crate::control::plan;
 use crate::control::ports::{Opener, Wish};
 use crate::control::takeover::{self, Queue};
 use crate::frame::Umem;
-use crate::port::Handles;
 use crate::port::open::{self, Inherited, Opened, OpenedUplink, UplinkMethod, UplinkSpec, VethMethod};
 use crate::port::tun::{self, TunMode, TunSpec};
 use crate::port::xsk::XskMode;
+use crate::port::{Handles, OpenError};
+use crate::wire::vxlan::Vni;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -26,6 +28,8 @@ pub struct KernelOpener {
     umems: Vec<Umem>,
     /// What a running daemon has passed on, by interface and namespace.
     inherited: BTreeMap<Device, Bequest>,
+    /// Which of its ports this daemon goes on with, by key.
+    pub taken: Vec<String>,
 }
 
 type Device = (String, Option<PathBuf>);
@@ -60,13 +64,14 @@ impl KernelOpener {
             host: config.host.interface.clone(),
             umems: umems.to_vec(),
             inherited: BTreeMap::new(),
+            taken: Vec::new(),
         }
     }
 
     /// Goes on with these ports instead of opening them. Errors: a message is not about any of them.
     pub fn inherit(&mut self, ports: &[takeover::Port], queues: Vec<(Queue, VecDeque<OwnedFd>)>) -> Result<(), String> {
         let mut all: Vec<Bequest> =
-            ports.iter().map(|p| Bequest { sets: (0..p.sets).map(|_| Vec::new()).collect(), port: p.clone() }).collect();
+            ports.iter().map(|p| Bequest { sets: p.ids.iter().map(|_| Vec::new()).collect(), port: p.clone() }).collect();
         for (q, fds) in queues {
             let set = all.get_mut(q.port).and_then(|b| b.sets.get_mut(q.set));
             let set = set.filter(|_| q.fds.len() == fds.len()).ok_or("a queue of no port")?;
@@ -76,19 +81,31 @@ impl KernelOpener {
         Ok(())
     }
 
-    /// The daemon before is gone: what it kept can be opened, what was not wanted is closed.
+    /// No more ports of the running daemon are wanted: what it passed on of the others is closed here.
     pub fn inherited_all(&mut self) {
         self.inherited.clear();
     }
 
-    /// The running daemon's port for a wish, if it has one. Errors: it cannot be used.
-    fn inherited(&mut self, wish: &Wish) -> Result<Option<Inherited>, Vec<String>> {
+    /// The ports that wait for the running daemon to end, by key.
+    pub fn staying(&self) -> Vec<String> {
+        self.inherited.values().filter(|b| b.port.stays).map(|b| b.port.key.clone()).collect()
+    }
+
+    /// Goes on with the running daemon's port for a wish, if it has one. Errors: it cannot be used.
+    fn inherited<T>(
+        &mut self,
+        wish: &Wish,
+        adopt: impl FnOnce(&Self, Inherited) -> Result<T, OpenError>,
+    ) -> Result<Option<T>, Vec<String>> {
         let device = (wish.interface.clone(), wish.netns.clone());
-        let Some(b) = self.inherited.get(&device) else { return Ok(None) };
+        let Some(b) = self.inherited.get_mut(&device) else { return Ok(None) };
+        let same = b.port.identity == wish.identity();
+        // What has a program on an interface that is to be used otherwise has to be closed first.
+        b.port.stays |= !same && b.port.in_memory && b.port.key.starts_with("workload");
         if b.port.stays {
-            return Err(vec![format!("{}: waiting for the running daemon to end: its memory cannot be passed on", wish.interface)]);
+            return Err(vec![format!("{}: waiting for the running daemon to end: this port of it cannot be passed on", wish.interface)]);
         }
-        if b.port.identity != wish.identity() {
+        if !same {
             if b.port.key.starts_with("workload") {
                 // Another interface under the same name: what the running daemon has is of no use to anybody.
                 self.inherited.remove(&device);
@@ -97,7 +114,23 @@ impl KernelOpener {
             return Err(vec![format!("the running daemon has {} and {} is wanted", b.port.identity, wish.identity())]);
         }
         let Some(b) = self.inherited.remove(&device) else { return Ok(None) };
-        Ok(Some(Inherited { sets: b.sets, refused: b.port.refused }))
+        let opened = adopt(self, Inherited { sets: b.sets, refused: b.port.refused }).map_err(|e| vec![e.to_string()])?;
+        self.taken.push(b.port.key);
+        Ok(Some(opened))
+    }
+
+    fn spec<'a>(&'a self, wish: &'a Wish, (node, port, vni): (Ipv4Addr, u16, Vni)) -> UplinkSpec<'a> {
+        UplinkSpec {
+            interface: &wish.interface,
+            method: self.uplink,
+            mode: self.mode,
+            busy_poll: self.busy_poll,
+            node,
+            port,
+            vni,
+            whole: self.super_frames == SuperFrames::Auto,
+            umems: &self.umems,
+        }
     }
 
     fn tuntap(&mut self, wish: &Wish, mode: TunMode) -> Result<Opened, Vec<String>> {
@@ -111,12 +144,12 @@ impl KernelOpener {
             // A daemon that dies and starts again finds its devices, with the addresses and routes on them.
             persist: true,
         };
-        match self.inherited(wish)? {
-            Some(from) => {
-                let adopted =
-                    open::adopt_tuntap(&spec, from).and_then(|o| tun::set_mtu(&spec.name, spec.netns.as_deref(), spec.mtu).map(|()| o));
-                adopted.map_err(|e| vec![e.to_string()])
-            }
+        let adopt = |_: &Self, from| {
+            let opened = open::adopt_tuntap(&spec, from)?;
+            tun::set_mtu(&spec.name, spec.netns.as_deref(), spec.mtu).map(|()| opened)
+        };
+        match self.inherited(wish, adopt)? {
+            Some(opened) => Ok(opened),
             None => open::tuntap(&spec),
         }
     }
@@ -127,8 +160,9 @@ impl Opener for KernelOpener {
         if wish.netns.is_some() {
             return self.tuntap(wish, TunMode::Tap);
         }
-        if let Some(from) = self.inherited(wish)? {
-            return open::adopt_veth(&wish.interface, from).map_err(|e| vec![e.to_string()]);
+        let adopt = |this: &Self, from| open::adopt_veth(&wish.interface, this.busy_poll, &this.umems, from);
+        if let Some(opened) = self.inherited(wish, adopt)? {
+            return Ok(opened);
         }
         let method = if wish.limited { VethMethod::AfPacket } else { self.veth };
         let mut opened = open::veth(&wish.interface, method, self.mode, self.busy_poll, &self.umems)?;
@@ -139,24 +173,12 @@ impl Opener for KernelOpener {
     }
 
     fn uplink(&mut self, wish: &Wish) -> Result<OpenedUplink, Vec<String>> {
-        let Some((node, port, vni)) = wish.tunnel else {
+        let Some(tunnel) = wish.tunnel else {
             return Err(vec!["uplink: this node's address is not known yet".into()]);
         };
-        let from = self.inherited(wish)?;
-        let spec = UplinkSpec {
-            interface: &wish.interface,
-            method: self.uplink,
-            mode: self.mode,
-            busy_poll: self.busy_poll,
-            node,
-            port,
-            vni,
-            whole: self.super_frames == SuperFrames::Auto,
-            umems: &self.umems,
-        };
-        match from {
-            Some(from) => open::adopt_uplink(&spec, from).map_err(|e| vec![e.to_string()]),
-            None => open::uplink(&spec),
+        match self.inherited(wish, |this, from| open::adopt_uplink(&this.spec(wish, tunnel), from))? {
+            Some(opened) => Ok(opened),
+            None => open::uplink(&self.spec(wish, tunnel)),
         }
     }
 

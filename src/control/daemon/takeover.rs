@@ -1,15 +1,18 @@
 //! The successor's side of a takeover: everything is made ready beside the running daemon, which forwards meanwhile; then
 //! its workers pause and ours go on.
 
+use super::opener::KernelOpener;
 use super::{Daemon, DaemonError, handover, start};
 use crate::control::cluster::Changed;
 use crate::control::netlink::Changes;
 use crate::control::ports::Key;
-use crate::control::takeover::{self, Books, Channel, Hello, PREPARE, Queue, Received, Reply, SWITCH, Say, State};
+use crate::control::takeover::{self, Books, Channel, Hello, Memory, PREPARE, Queue, Received, Reply, SWITCH, Say, State};
 use crate::flows::Entry;
+use crate::frame::PortId;
 use crate::wire::Mac;
-use crate::worker::{Carried, Command, Event};
-use std::collections::VecDeque;
+use crate::worker::{Carried, Command, Event, FlowState, Paused, Slots};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,6 +32,7 @@ fn failed(why: impl ToString) -> DaemonError {
 struct Estate {
     state: State,
     fds: VecDeque<OwnedFd>,
+    memories: Vec<(Memory, OwnedFd)>,
     queues: Vec<(Queue, VecDeque<OwnedFd>)>,
 }
 
@@ -47,11 +51,33 @@ impl Daemon {
         let learned = std::mem::take(&mut estate.state.learned);
         self.ports.set_learned(learned.into_iter().map(|(name, mac)| (name, Mac(mac))).collect());
         self.restore(&estate.state.flows);
+        let moved = self.move_in(&mut estate);
         let queues = std::mem::take(&mut estate.queues);
         self.ports.opener().inherit(&estate.state.ports, queues).map_err(failed)?;
         self.get_ready(&estate.state)?;
-        let books = self.switch(&mut channel)?;
+        let books = self.switch(&mut channel, &estate.state.ports, moved)?;
         self.settle(estate, books)
+    }
+
+    /// Has the workers live in the memory of the running daemon's, if any port does; true if so. Where that cannot be, such
+    /// ports stay there, to be opened anew.
+    fn move_in(&mut self, estate: &mut Estate) -> bool {
+        if estate.memories.is_empty() {
+            return false;
+        }
+        match self.workers.move_to(std::mem::take(&mut estate.memories)) {
+            Ok(()) => {
+                *self.ports.opener() = KernelOpener::new(&self.config, self.workers.umems());
+                true
+            }
+            Err(why) => {
+                tracing::warn!("the memory of AF_XDP ports cannot be taken over: {why}; they are opened anew, and lose packets meanwhile");
+                for port in estate.state.ports.iter_mut().filter(|p| p.in_memory) {
+                    port.stays = true;
+                }
+                false
+            }
+        }
     }
 
     /// Reads the datastore until it is known what this node is to do.
@@ -78,11 +104,14 @@ impl Daemon {
             Received { message: Reply::State(state), fds } => (state, fds),
             other => return Err(unexpected(other.message)),
         };
-        let mut queues = Vec::new();
+        let (mut memories, mut queues) = (Vec::new(), Vec::new());
         loop {
             match next(channel)? {
+                Received { message: Reply::Memory(memory), mut fds } => {
+                    memories.push((memory, fds.pop_front().ok_or_else(|| failed("memory came without its descriptor"))?));
+                }
                 Received { message: Reply::Queue(queue), fds } => queues.push((queue, fds)),
-                Received { message: Reply::End, .. } => return Ok(Estate { state, fds, queues }),
+                Received { message: Reply::End, .. } => return Ok(Estate { state, fds, memories, queues }),
                 other => return Err(unexpected(other.message)),
             }
         }
@@ -110,8 +139,9 @@ impl Daemon {
             self.ports.tick(0, Instant::now());
             std::thread::sleep(POLL);
         }
+        let stay = self.ports.opener().staying();
         let wanted = |key: &str| self.ports.wishes().find(|(k, _)| k.to_string() == key).map(|(k, _): (&Key, _)| k.clone());
-        for port in state.ports.iter().filter(|p| !p.stays) {
+        for port in state.ports.iter().filter(|p| !stay.contains(&p.key)) {
             if wanted(&port.key).is_some_and(|key| !self.ports.is_up(&key)) {
                 return Err(failed(format!("{} cannot be taken over: {}", port.key, self.ports.problems().join("; "))));
             }
@@ -127,44 +157,97 @@ impl Daemon {
         }
     }
 
-    /// The moment itself.
-    fn switch(&mut self, channel: &mut Channel) -> Result<Option<Books>, DaemonError> {
+    /// The moment itself. `moved`: the workers live in the memory of the other's. On an error nothing was used that the other
+    /// one goes on with.
+    fn switch(&mut self, channel: &mut Channel, ports: &[takeover::Port], moved: bool) -> Result<Option<Books>, DaemonError> {
+        let taken = std::mem::take(&mut self.ports.opener().taken);
+        let numbers = self.numbers(ports.iter().filter(|p| taken.contains(&p.key)));
         let asked = Instant::now();
         channel.send(&Say::Pause, &[]).map_err(failed)?;
-        let flows = match next(channel)?.message {
-            Reply::Paused(flows, later) => {
+        let workers = match next(channel)?.message {
+            Reply::Paused(workers, later) => {
                 self.restore(&later);
-                flows
+                workers
             }
             other => return Err(unexpected(other)),
         };
         let paused = Instant::now();
-        let flows = std::cell::RefCell::new(VecDeque::from(flows));
-        let resume = |answer| Command::Resume(flows.borrow_mut().pop_front().unwrap_or_default(), answer);
-        let result = self.workers.ask(SWITCH, resume).map_err(failed).and_then(|_| {
-            tracing::info!(
-                "packets waited {} us in the kernel, {} us of them for the running daemon",
-                asked.elapsed().as_micros(),
-                (paused - asked).as_micros()
-            );
-            // If it is not there to be told, what it said last tells why.
-            let told = channel.send(&Say::Running, &[]);
-            match channel.receive::<Reply>() {
-                Ok(Some(Received { message: Reply::Gone(books), .. })) => Ok(Some(books)),
-                Ok(Some(Received { message: Reply::Aborted(why), .. })) => Err(unexpected(Reply::Aborted(why))),
-                // Nothing but its word puts it back in charge: it has ended or is about to, and all that it had is here.
-                other => {
-                    let why = told.err().or(other.err()).map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
-                    tracing::warn!("the daemon before ended without a last word: {why}");
-                    Ok(None)
-                }
-            }
-        });
-        if result.is_err() {
-            // The other one goes on with the same descriptors.
-            let _ = self.workers.ask(SWITCH, Command::Pause);
+        let (flows, slots): (VecDeque<FlowState>, Vec<Slots>) = workers.into_iter().map(|Paused { flows, slots }| (flows, slots)).unzip();
+        let mut counts = Vec::new();
+        if moved {
+            let wanted = ports.iter().filter(|p| p.in_memory && taken.contains(&p.key)).flat_map(|p| p.ids.first());
+            let wanted: Vec<PortId> = wanted.filter_map(|id| numbers.get(id).copied()).collect();
+            counts = self.take_up(slots, &numbers, &wanted)?;
         }
-        result
+        // What is not gone on with is the running daemon's alone, to close.
+        self.ports.opener().inherited_all();
+        // If it is not there to be told, what it said last tells why.
+        let told = channel.send(&Say::Ready(taken), &[]);
+        let last = match channel.receive::<Reply>() {
+            Ok(Some(Received { message: Reply::Yours, .. })) => None,
+            Ok(Some(Received { message: Reply::Aborted(why), .. })) => return Err(unexpected(Reply::Aborted(why))),
+            // Nothing but its word puts it back in charge: it has ended or is about to, and all that it had is here.
+            other => Some(told.err().or(other.err()).map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string())),
+        };
+        let flows = RefCell::new(flows);
+        let resume = |answer| Command::Resume(flows.borrow_mut().pop_front().unwrap_or_default(), answer);
+        if let Err(e) = self.workers.ask(SWITCH, resume) {
+            tracing::error!("{e}: what it was told last is to go on");
+        }
+        tracing::info!(
+            "packets waited {} us in the kernel, {} us of them for the running daemon",
+            asked.elapsed().as_micros(),
+            (paused - asked).as_micros()
+        );
+        for (worker, (free, kernel)) in counts.iter().enumerate() {
+            tracing::info!("worker {worker} goes on with {free} free slots; the kernel had {kernel}");
+        }
+        let why = match last {
+            Some(why) => why,
+            None => match next(channel) {
+                Ok(Received { message: Reply::Gone(books), .. }) => return Ok(Some(books)),
+                Ok(_) => "it spoke out of turn".to_owned(),
+                Err(e) => e.to_string(),
+            },
+        };
+        tracing::warn!("the daemon before ended without a last word: {why}");
+        Ok(None)
+    }
+
+    /// Which number here one of the running daemon's has.
+    fn numbers<'a>(&self, ports: impl Iterator<Item = &'a takeover::Port>) -> BTreeMap<PortId, PortId> {
+        let own: BTreeMap<String, &[PortId]> = self.ports.open_ports().map(|p| (p.key.to_string(), p.ids)).collect();
+        let of = |p: &'a takeover::Port| p.ids.iter().copied().zip(own.get(&p.key).copied().unwrap_or_default().iter().copied());
+        ports.flat_map(of).collect()
+    }
+
+    /// Tells the workers whose the slots of the other one's pools are; worker by worker how many are free, and how many the
+    /// kernel has. Errors: that is not known of all ports `wanted`.
+    fn take_up(
+        &self,
+        slots: Vec<Slots>,
+        numbers: &BTreeMap<PortId, PortId>,
+        wanted: &[PortId],
+    ) -> Result<Vec<(usize, usize)>, DaemonError> {
+        if slots.len() != self.workers.mailboxes().len() {
+            return Err(failed(format!("{} workers of the running daemon have paused", slots.len())));
+        }
+        let mut all = VecDeque::with_capacity(slots.len());
+        let mut counts = Vec::with_capacity(slots.len());
+        for (worker, Slots { free, lent }) in slots.into_iter().enumerate() {
+            // What is with the kernel for other ports comes back when the running daemon has closed them.
+            let lent: Vec<_> = lent.into_iter().filter_map(|(id, lent)| Some((*numbers.get(&id)?, lent))).collect();
+            if let Some(id) = wanted.iter().find(|id| !lent.iter().any(|(l, _)| l == *id)) {
+                return Err(failed(format!("worker {worker} of the running daemon has closed port {} meanwhile: try again", id.0)));
+            }
+            counts.push((free.count(), lent.iter().map(|(_, l)| l.slots.count()).sum()));
+            all.push_back(Slots { free, lent });
+        }
+        let all = RefCell::new(all);
+        let take_up = |answer| Command::TakeUp(all.borrow_mut().pop_front().unwrap_or_default(), answer);
+        let answers = self.workers.ask(SWITCH, take_up).map_err(failed)?;
+        answers.into_iter().collect::<Result<(), String>>().map_err(failed)?;
+        Ok(counts)
     }
 
     /// What follows once this daemon is in charge.
@@ -174,11 +257,10 @@ impl Daemon {
             let (name, at) = service.split_once(' ').unwrap_or((service, ""));
             self.shared.keep_listener(name, at, fd);
         }
-        match books {
-            Some(books) => self.carry(books),
-            None => tracing::warn!("counters begin at 0"),
+        if books.is_none() {
+            tracing::warn!("counters begin at 0");
         }
-        self.ports.opener().inherited_all();
+        self.carry(books.unwrap_or_default());
         self.ports.hurry(Instant::now());
         // The host's part, and everything once more with what has changed meanwhile.
         self.dirty.cluster(Changed::All);
@@ -187,9 +269,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Counts on where the daemon before ended.
+    /// Counts on where the daemon before ended, and takes what it still had.
     fn carry(&mut self, books: Books) {
         let mut all: Vec<Carried> = books.workers.into_iter().map(|totals| Carried { totals, ..Carried::default() }).collect();
+        all.resize_with(self.workers.mailboxes().len(), Carried::default);
         let ports = self.ports.carry(&books.ports, &books.past_ports);
         let installed = self.planner.installed();
         let adjacencies = books.routes.iter().filter_map(|r| Some((installed.get(&r.prefix)?.id, r.packets))).collect();

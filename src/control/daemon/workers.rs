@@ -1,11 +1,12 @@
 //! The worker threads as control sees them: started, woken, listened to, replaced when one panics, stopped.
 
+use crate::control::takeover::Memory;
 use crate::frame::{FramePool, Umem};
 use crate::snapshot::Reader;
 use crate::worker::{Command, Counters, Event, Mailbox, Waker, Worker};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -18,8 +19,16 @@ const BIG_SLOTS: u32 = 128;
 const PANICS: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
 
+/// In test builds alone a number of big slots in the environment counts, as of another version of this program.
+fn slots() -> (u32, u32) {
+    let other = if cfg!(feature = "testing") { std::env::var("TORTIE_TEST_BIG_SLOTS").ok() } else { None };
+    (SMALL_SLOTS, other.and_then(|n| n.parse().ok()).unwrap_or(BIG_SLOTS))
+}
+
 /// All workers.
 pub struct Workers {
+    /// Of each one's pool: (small, big).
+    slots: (u32, u32),
     waker: Arc<Waker>,
     mailboxes: Vec<Arc<Mailbox>>,
     counters: Vec<Arc<Counters>>,
@@ -34,6 +43,7 @@ impl Workers {
     /// `paused`: they leave ports alone until `Command::Resume`.
     pub fn start(readers: Vec<Reader>, spin: Duration, paused: bool) -> io::Result<Workers> {
         let mut w = Workers {
+            slots: slots(),
             spin,
             waker: Arc::new(Waker::new()?),
             mailboxes: Vec::new(),
@@ -53,7 +63,7 @@ impl Workers {
     }
 
     fn spawn(&self, index: usize, reader: Reader, paused: bool) -> io::Result<(Umem, JoinHandle<()>)> {
-        let pool = FramePool::new(SMALL_SLOTS, BIG_SLOTS)?;
+        let pool = FramePool::shared(self.slots.0, self.slots.1)?;
         let umem = pool.umem();
         let mut worker = Worker::new(index, pool, reader, self.mailboxes[index].clone(), self.counters[index].clone())?;
         worker.spin(self.spin);
@@ -61,6 +71,30 @@ impl Workers {
             worker.pause();
         }
         Ok((umem, worker.start()?))
+    }
+
+    /// Has paused workers without ports live in the memory of another daemon's, worker by worker. Errors: it is not as theirs
+    /// is, or cannot be mapped; then none does.
+    pub fn move_to(&mut self, memories: Vec<(Memory, OwnedFd)>) -> Result<(), String> {
+        let own = Memory::new(self.slots);
+        if let Some((other, _)) = memories.iter().find(|(m, _)| *m != own) {
+            return Err(format!("it has {other:?} and here is {own:?}"));
+        }
+        if memories.len() != self.mailboxes.len() {
+            return Err(format!("it is of {} workers", memories.len()));
+        }
+        let pools = memories.into_iter().map(|(_, fd)| FramePool::adopt(fd, own.small, own.big));
+        let pools = pools.collect::<io::Result<Vec<_>>>().map_err(|e| e.to_string())?;
+        for (i, pool) in pools.into_iter().enumerate() {
+            self.umems[i] = pool.umem();
+            let mut command = Command::MoveTo(Box::new(pool));
+            // A full mailbox is being emptied by the worker.
+            while let Err(back) = self.mailboxes[i].command(command) {
+                command = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
@@ -165,6 +199,22 @@ mod tests {
         w.restart(1, publisher.reader(1)).unwrap_or_else(|e| panic!("{e}"));
         w.stop();
         assert!(w.threads.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn other_memory_is_taken_if_it_is_alike() {
+        let (_, readers) = snapshot::channel(1);
+        let mut w = Workers::start(readers, Duration::ZERO, true).unwrap();
+        let pool = FramePool::shared(SMALL_SLOTS, BIG_SLOTS).unwrap();
+        let before = w.umems[0].base;
+        let memory = |m| vec![(m, pool.memory().unwrap().try_clone_to_owned().unwrap())];
+        let own = Memory::new((SMALL_SLOTS, BIG_SLOTS));
+        let text = w.move_to(memory(Memory { small: 4096, ..own })).unwrap_err();
+        assert!(text.contains("small: 4096") && text.contains("small: 8192"), "{text}");
+        assert!(w.move_to(Vec::new()).unwrap_err().contains("0 workers"));
+        assert_eq!(w.umems[0].base, before);
+        w.move_to(memory(own)).unwrap();
+        assert_ne!(w.umems[0].base, before);
     }
 
     #[test]

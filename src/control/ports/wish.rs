@@ -87,7 +87,8 @@ impl Wish {
     pub fn identity(&self) -> String {
         let text = |what: Option<String>| what.unwrap_or_else(|| "-".into());
         let tunnel = self.tunnel.map(|(node, port, vni)| format!("{node} port {port} VNI {}", vni.get()));
-        format!("interface {} mac {} tunnel {}", self.ifindex, text(self.mac.map(|m| m.to_string())), text(tunnel))
+        let limited = if self.limited { " limited" } else { "" };
+        format!("interface {} mac {} tunnel {}{limited}", self.ifindex, text(self.mac.map(|m| m.to_string())), text(tunnel))
     }
 
     /// Whether a device made for one serves for the other.

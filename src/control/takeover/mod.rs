@@ -4,24 +4,28 @@
 //! ```text
 //! successor                     running daemon
 //! Hello              ->                           is refused if it comes from another version or configuration
-//!                    <-         State, Queue..., End   descriptors of all ports, of listeners, of the lock
+//!                    <-         State, Memory..., Queue..., End   descriptors of all ports, of listeners, of the lock
 //! (opens, plans, publishes; its workers are paused)
 //! Pause              ->                           its workers forward what they have and stop reading
-//!                    <-         Paused            what they know of flows
+//!                    <-         Paused            what they know of flows, and whose the slots of their pools are
+//! (its workers take note)
+//! Ready              ->
+//!                    <-         Yours             its workers will not use anything again
 //! (its workers resume)
-//! Running            ->
 //!                    <-         Gone              what they have counted; it ends, and cleans nothing up
 //! ```
 //!
-//! Until `Running` arrives the running daemon is in charge: when the connection closes or a deadline passes, its workers
-//! go on with the descriptors that it has kept.
+//! Until it has said `Yours` the running daemon is in charge: when the connection closes or a deadline passes, its workers
+//! go on with the descriptors that it has kept. Nothing that both could use is used by both: the rings of an AF_XDP socket
+//! know one user only.
 
 mod channel;
 
 pub use channel::{Channel, MAX_FDS, Received};
 
 use crate::flows::Entry;
-use crate::worker::{FlowState, PeerTotal, PortTotals, Totals};
+use crate::frame::{BIG_SLOT, PortId, SMALL_SLOT};
+use crate::worker::{Paused, PeerTotal, PortTotals, Totals};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,7 +33,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Of these messages and of what the descriptors mean.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How long the running daemon waits for each message before it has paused: its control plane stands still meanwhile.
 pub const PREPARE: Duration = Duration::from_secs(10);
@@ -41,7 +45,8 @@ pub const SWITCH: Duration = Duration::from_secs(1);
 pub enum Say {
     Hello(Hello),
     Pause,
-    Running,
+    /// It goes on with these ports of [`State::ports`], by key. What was passed on of the others is closed again.
+    Ready(Vec<String>),
 }
 
 /// What the running daemon says.
@@ -50,11 +55,15 @@ pub enum Reply {
     Refused(String),
     /// With the descriptors of the lock file, the claim's socket and [`State::services`], in this order.
     State(State),
+    /// With one descriptor.
+    Memory(Memory),
     /// With the descriptors [`Queue::fds`].
     Queue(Queue),
     End,
     /// Worker by worker, and entries of the table of flows from the host that were not in [`State::flows`].
-    Paused(Vec<FlowState>, Vec<Entry>),
+    Paused(Vec<Paused>, Vec<Entry>),
+    /// The successor is in charge.
+    Yours,
     Gone(Books),
     /// The running daemon is in charge again.
     Aborted(String),
@@ -91,11 +100,30 @@ pub struct Port {
     pub netns: Option<std::path::PathBuf>,
     /// Everything of it that cannot change while it is open.
     pub identity: String,
-    /// How many numbers it has; each has a queue per worker, or none.
-    pub sets: usize,
+    /// Its numbers; each has a queue per worker, or none.
+    pub ids: Vec<PortId>,
     pub refused: Vec<String>,
-    /// Its memory is the running daemon's: the successor opens it anew once that one is gone.
+    /// Whether it lives in the memory of the workers' pools, and goes with it.
+    pub in_memory: bool,
+    /// It cannot be passed on: the successor opens it anew once the running daemon is gone.
     pub stays: bool,
+}
+
+/// The memory of one worker's pool; they come worker by worker, if any port lives there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Slots.
+    pub small: u32,
+    pub big: u32,
+    /// Bytes of one.
+    pub small_slot: usize,
+    pub big_slot: usize,
+}
+
+impl Memory {
+    pub fn new((small, big): (u32, u32)) -> Memory {
+        Memory { small, big, small_slot: SMALL_SLOT, big_slot: BIG_SLOT }
+    }
 }
 
 /// One queue of one number of a port; they come worker by worker.
@@ -165,7 +193,7 @@ mod tests {
         let text = objection(&own, &other).unwrap();
         assert!(text.starts_with("workers is 2 in the running daemon and 4 here"), "{text}");
         let newer = Hello { version: VERSION + 1, ..hello.clone() };
-        assert!(objection(&own, &newer).unwrap().contains("version 1, this program (0.9) takes over by version 2"));
+        assert!(objection(&own, &newer).unwrap().contains("version 2, this program (0.9) takes over by version 3"));
         let mut more = hello;
         more.settings.insert("colour".into(), "red".into());
         assert!(objection(&own, &more).unwrap().starts_with("colour is absent in the running daemon"));

@@ -3,7 +3,7 @@
 
 use crate::port::sys;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 // include/uapi/linux/bpf.h
 const MAP_CREATE: libc::c_int = 0;
@@ -107,6 +107,11 @@ impl XskMap {
         Ok(XskMap(owned(unsafe { bpf(MAP_CREATE, &mut attr) }?)))
     }
 
+    /// A map that another process has made.
+    pub fn adopt(fd: OwnedFd) -> XskMap {
+        XskMap(fd)
+    }
+
     /// Frames of `queue` go to `socket` from now on.
     pub fn insert(&self, queue: u32, socket: &impl AsRawFd) -> io::Result<()> {
         let value = socket.as_raw_fd() as u32;
@@ -136,6 +141,12 @@ impl XskMap {
         };
         // SAFETY: BPF_MAP_*_ELEM's attributes; key and value point to live u32s, the map's key and value size.
         unsafe { bpf(command, &mut attr) }.map(drop)
+    }
+}
+
+impl AsFd for XskMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -16,10 +16,11 @@ mod steer;
 pub use port::XskPort;
 pub use steer::Steering;
 
-use super::{Caps, Medium, OpenError, TxCsum, sys};
+use super::{Caps, Handles, Medium, OpenError, TxCsum, sys};
 use crate::frame::{Csum, GsoSet, Umem};
 use bpf::{Frags, Hook, Insn, LoadError, Program, XskMap};
 use socket::{Socket, Target};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -54,8 +55,9 @@ pub struct RingSizes {
 }
 
 impl RingSizes {
-    /// For one of very many interfaces that share a pool.
-    pub const WORKLOAD: RingSizes = RingSizes { rx: 256, tx: 256, fill: 512, completion: 256 };
+    /// For one of very many interfaces that share a pool. All that is given for receiving can wait in the receive ring while
+    /// nobody receives.
+    pub const WORKLOAD: RingSizes = RingSizes { rx: 512, tx: 256, fill: 512, completion: 256 };
     /// For the interface that carries everything.
     pub const UPLINK: RingSizes = RingSizes { rx: 1024, tx: 1024, fill: 2048, completion: 1024 };
 
@@ -79,11 +81,11 @@ pub struct XskSpec<'a> {
     pub rings: RingSizes,
 }
 
-/// The steering program on an interface, with its map of sockets; detached on drop.
+/// The steering program on an interface, with its map of sockets. It is detached when the last process that has it open
+/// drops it.
 struct Attachment {
-    // Detached first: no frame looks for a socket in a map that is going away.
-    _link: OwnedFd,
-    _program: Program,
+    // Detached first: no frame looks for a socket in a map that is going away. It keeps the program.
+    link: OwnedFd,
     map: XskMap,
     hook: Hook,
     /// Why it is not the better hook.
@@ -154,11 +156,61 @@ fn open_once(spec: &XskSpec<'_>) -> Result<Vec<XskPort>, OpenError> {
     sockets.into_iter().zip(spec.umems).map(build).collect()
 }
 
+impl Attachment {
+    fn handles(&self, h: &mut Handles) -> io::Result<()> {
+        h.note("native", (self.hook == Hook::Native).into());
+        h.add("link", &self.link)?;
+        h.add("map", &self.map)
+    }
+
+    fn adopt(h: &mut Handles) -> Result<Attachment, OpenError> {
+        let hook = if h.number("native")? != 0 { Hook::Native } else { Hook::Generic };
+        Ok(Attachment { link: h.take("link")?, map: XskMap::adopt(h.take("map")?), hook, refused: None })
+    }
+}
+
+/// Whether a queue that another process passes on is one of these ports.
+pub fn is_driver(driver: &str) -> bool {
+    [ZEROCOPY, NATIVE, GENERIC].contains(&driver)
+}
+
+const ZEROCOPY: &str = "af-xdp-zerocopy";
+const NATIVE: &str = "af-xdp-native";
+const GENERIC: &str = "af-xdp-generic";
+
+/// Goes on with the ports of another process on the same interface, from [`open`], in the same memory: one for each worker,
+/// as there. Nothing is changed in the kernel, and they do nothing, until [`super::Port::take_up`].
+/// `busy_poll`: whether they were opened with it.
+pub fn adopt(interface: &str, umems: &[Umem], busy_poll: bool, workers: Vec<Handles>) -> Result<Vec<XskPort>, OpenError> {
+    let step = |what: &str| format!("AF_XDP on {interface}: {what}");
+    let mtu = sys::Link::new(interface).and_then(|mut l| l.mtu()).map_err(|e| OpenError::io(step("MTU"), e))?;
+    if workers.len() != umems.len() {
+        let what = step(&format!("{} workers of the running daemon for {} here", workers.len(), umems.len()));
+        return Err(OpenError::Refused { what, hint: "restart instead of taking over" });
+    }
+    let csum = if link::may_be_partial(interface) { Csum::MayBePartial } else { Csum::Complete };
+    let mut attachment: Option<Arc<Attachment>> = None;
+    let port = |(mut h, umem): (Handles, &Umem)| {
+        let attachment = match &attachment {
+            Some(a) => a.clone(),
+            None => attachment.insert(Arc::new(Attachment::adopt(&mut h)?)).clone(),
+        };
+        let mut sockets = Vec::new();
+        for i in 0..h.word("queues")? as usize {
+            sockets.push((h.word(&format!("queue-{i}"))?, Socket::adopt(interface, &mut h, i, busy_poll)?));
+        }
+        let caps = caps(&attachment, &sockets, mtu);
+        h.expect(caps.driver)?;
+        Ok(XskPort::new(caps, csum, sockets, attachment, *umem).map_err(|e| OpenError::io(step("epoll"), e))?.of_another())
+    };
+    workers.into_iter().zip(umems).map(port).collect()
+}
+
 fn caps(attachment: &Attachment, sockets: &[(u32, Socket)], mtu: u32) -> Caps {
     let driver = match attachment.hook {
-        _ if sockets.iter().all(|(_, s)| s.zero_copy) => "af-xdp-zerocopy",
-        Hook::Native => "af-xdp-native",
-        Hook::Generic => "af-xdp-generic",
+        _ if sockets.iter().all(|(_, s)| s.zero_copy) => ZEROCOPY,
+        Hook::Native => NATIVE,
+        Hook::Generic => GENERIC,
     };
     // Without multi-buffer a frame ends with its slot.
     let most = if sockets.iter().all(|(_, s)| s.multi_buffer) { port::MAX_MTU } else { port::MAX_SINGLE_MTU };
@@ -188,7 +240,7 @@ fn attach(spec: &XskSpec<'_>, ifindex: u32, queues: u32) -> Result<Attachment, O
     let mut last = std::io::Error::from_raw_os_error(libc::EINVAL);
     for hook in hooks {
         match program.attach(ifindex, *hook) {
-            Ok(link) => return Ok(Attachment { _link: link, _program: program, map, hook: *hook, refused }),
+            Ok(link) => return Ok(Attachment { link, map, hook: *hook, refused }),
             Err(e) => {
                 let text = format!("{} mode: {e}", if *hook == Hook::Native { "native" } else { "generic" });
                 refused = Some(refused.map_or(text.clone(), |before| format!("{before}; {text}")));

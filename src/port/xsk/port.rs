@@ -6,9 +6,9 @@
 
 use super::Attachment;
 use super::socket::Socket;
-use crate::frame::{BIG_SLOT, BURST, Batch, Csum, Frame, FramePool, HEADROOM, SMALL_SLOT, Umem};
+use crate::frame::{BIG_SLOT, BURST, Batch, Csum, Frame, FramePool, HEADROOM, SMALL_SLOT, SlotSet, Umem};
 use crate::port::losses::{Kind, LossReader};
-use crate::port::{Caps, Port, RxReport, TxReport, sys};
+use crate::port::{Caps, Handles, Lent, Port, RxReport, TxReport, sys};
 use crate::wire::ether;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -37,6 +37,8 @@ pub struct XskPort {
     epoll: Option<OwnedFd>,
     held: Held,
     attachment: Option<Arc<Attachment>>,
+    /// Another process uses the rings, until [`Port::take_up`].
+    theirs: bool,
 }
 
 struct Queue {
@@ -46,43 +48,29 @@ struct Queue {
     sending: u32,
 }
 
-/// The slots that are with the kernel: a bit each.
-struct Held(Vec<u64>);
+/// The slots that are with the kernel, by address.
+struct Held(SlotSet);
 
 impl Held {
     fn new(umem: Umem) -> Held {
-        Held(vec![0; (umem.len / SMALL_SLOT).div_ceil(64)])
+        Held(SlotSet::new(umem.len / SMALL_SLOT))
     }
 
     #[inline(always)]
     fn add(&mut self, addr: u64) {
-        let slot = addr as usize / SMALL_SLOT;
-        self.0[slot / 64] |= 1 << (slot % 64);
+        self.0.add(addr as usize / SMALL_SLOT);
     }
 
     /// Whether the slot was held; it is not any more.
     #[inline(always)]
     fn remove(&mut self, addr: u64) -> bool {
-        let slot = addr as usize / SMALL_SLOT;
-        let bit = 1 << (slot % 64);
-        match self.0.get_mut(slot / 64) {
-            Some(word) if *word & bit != 0 => {
-                *word &= !bit;
-                true
-            }
-            _ => false,
-        }
+        self.0.remove(addr as usize / SMALL_SLOT)
     }
 
     /// Gives every held slot back.
     fn release(&mut self, pool: &mut FramePool) {
-        for (i, word) in self.0.iter_mut().enumerate() {
-            while *word != 0 {
-                let slot = i * 64 + word.trailing_zeros() as usize;
-                *word &= *word - 1;
-                pool.reclaim((slot * SMALL_SLOT) as u64);
-            }
-        }
+        self.0.iter().for_each(|slot| pool.reclaim((slot * SMALL_SLOT) as u64));
+        self.0.clear();
     }
 }
 
@@ -91,7 +79,13 @@ impl XskPort {
         let epoll = if sockets.len() > 1 { Some(epoll(&sockets)?) } else { None };
         let queues = sockets.into_iter().map(|(id, socket)| Queue { id, socket, sending: 0 }).collect();
         let max_frame = caps.mtu as usize + LINK_HEADER;
-        Ok(XskPort { caps, csum, max_frame, queues, first: 0, epoll, held: Held::new(umem), attachment: Some(attachment) })
+        let (held, attachment) = (Held::new(umem), Some(attachment));
+        Ok(XskPort { caps, csum, max_frame, queues, first: 0, epoll, held, attachment, theirs: false })
+    }
+
+    /// The same with sockets that another process uses.
+    pub(super) fn of_another(self) -> XskPort {
+        XskPort { theirs: true, ..self }
     }
 
     /// Why the program runs in generic mode although native mode was tried; `None` otherwise.
@@ -180,8 +174,39 @@ impl Port for XskPort {
         self.queues.iter().map(|q| q.socket.fd.reader(Kind::Xdp)).collect()
     }
 
+    fn handles(&self) -> io::Result<Option<Handles>> {
+        let Some(attachment) = self.attachment.as_ref().filter(|_| self.queues.iter().all(|q| q.socket.can_be_adopted())) else {
+            return Ok(None);
+        };
+        let mut h = Handles::new(self.caps.driver);
+        attachment.handles(&mut h)?;
+        h.note("queues", self.queues.len() as u64);
+        for (i, queue) in self.queues.iter().enumerate() {
+            h.note(format!("queue-{i}"), queue.id.into());
+            queue.socket.handles(&mut h, i)?;
+        }
+        Ok(Some(h))
+    }
+
+    fn lent(&self) -> Option<Lent> {
+        Some(Lent { slots: self.held.0.clone(), sending: self.queues.iter().map(|q| q.sending).collect() })
+    }
+
+    fn take_up(&mut self, lent: &Lent) -> io::Result<()> {
+        if !self.theirs || !self.held.0.fits(&lent.slots) || lent.sending.len() != self.queues.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "slots of another port"));
+        }
+        for (queue, sending) in self.queues.iter_mut().zip(&lent.sending) {
+            queue.socket.catch_up()?;
+            queue.sending = *sending;
+        }
+        self.held.0.clone_from(&lent.slots);
+        self.theirs = false;
+        Ok(())
+    }
+
     fn release(&mut self, pool: &mut FramePool) {
-        if let Some(attachment) = &self.attachment {
+        if let Some(attachment) = self.attachment.as_ref().filter(|_| !self.theirs) {
             // From here on the frames of these queues take the program's fallback. Fails only if the kernel has
             // removed the socket from the map already.
             self.queues.iter().for_each(|q| drop(attachment.map.remove(q.id)));

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -68,6 +68,11 @@ impl<T: Copy> Ring<T> {
         unsafe { AtomicU32::from_ptr(self.map.base.as_ptr().add(offset).cast()) }
     }
 
+    fn torn(&self) -> io::Error {
+        let [producer, consumer] = [self.producer, self.consumer].map(|o| self.word(o).load(Ordering::Relaxed));
+        io::Error::new(io::ErrorKind::InvalidData, format!("ring of {} entries at {producer} and {consumer}", self.size))
+    }
+
     #[inline(always)]
     fn entry(&self, counter: u32) -> *mut T {
         let index = (counter & (self.size - 1)) as usize;
@@ -87,12 +92,18 @@ pub struct Producer<T> {
 
 impl<T: Copy> Producer<T> {
     /// Maps a ring of the socket: `page` is the ring's XDP_PGOFF, `at` its part of XDP_MMAP_OFFSETS.
-    pub fn map(fd: &OwnedFd, page: libc::off_t, at: &libc::xdp_ring_offset, size: u32) -> io::Result<Producer<T>> {
+    pub fn map(fd: &impl AsRawFd, page: libc::off_t, at: &libc::xdp_ring_offset, size: u32) -> io::Result<Producer<T>> {
         Ring::new(fd.as_raw_fd(), libc::MAP_SHARED | libc::MAP_POPULATE, page, at, size).map(Producer::of)
     }
 
     fn of(ring: Ring<T>) -> Producer<T> {
         Producer { next: 0, seen: 0, ring }
+    }
+
+    /// Goes on where the process before has stopped, all that it wrote being published. Errors: the counters cannot be true.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.next = self.ring.word(self.ring.producer).load(Ordering::Acquire);
+        if self.used() > self.ring.size { Err(self.ring.torn()) } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -145,12 +156,19 @@ pub struct Consumer<T> {
 
 impl<T: Copy> Consumer<T> {
     /// As [`Producer::map`].
-    pub fn map(fd: &OwnedFd, page: libc::off_t, at: &libc::xdp_ring_offset, size: u32) -> io::Result<Consumer<T>> {
+    pub fn map(fd: &impl AsRawFd, page: libc::off_t, at: &libc::xdp_ring_offset, size: u32) -> io::Result<Consumer<T>> {
         Ring::new(fd.as_raw_fd(), libc::MAP_SHARED | libc::MAP_POPULATE, page, at, size).map(Consumer::of)
     }
 
     fn of(ring: Ring<T>) -> Consumer<T> {
         Consumer { next: 0, ring }
+    }
+
+    /// As [`Producer::catch_up`].
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.next = self.ring.word(self.ring.consumer).load(Ordering::Acquire);
+        let produced = self.ring.word(self.ring.producer).load(Ordering::Acquire);
+        if produced.wrapping_sub(self.next) > self.ring.size { Err(self.ring.torn()) } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -243,6 +261,24 @@ mod tests {
         c.release(3);
         assert_eq!((p.room(1), p.used()), (3, 1));
         assert_eq!(c.peek(0), 3);
+    }
+
+    #[test]
+    fn another_goes_on_where_one_has_stopped() {
+        let (mut p, mut c) = pair(8);
+        (0..7).for_each(|i| p.write(i));
+        p.publish();
+        c.release(3);
+        // As mapped anew by another process.
+        (p.next, p.seen, c.next) = (0, 0, 0);
+        p.catch_up().unwrap();
+        c.catch_up().unwrap();
+        assert_eq!((p.used(), p.room(1), c.available(), c.peek(0)), (4, 4, 4, 3));
+        p.write(7);
+        p.publish();
+        assert_eq!((c.available(), c.peek(4)), (5, 7));
+        c.ring.word(c.ring.consumer).store(p.next.wrapping_sub(9), Ordering::Relaxed);
+        assert!(p.catch_up().is_err() && c.catch_up().unwrap_err().to_string().contains("ring of 8 entries"));
     }
 
     #[test]

@@ -6,9 +6,8 @@
 use super::rings::{Consumer, Producer};
 use super::{RingSizes, ZeroCopy};
 use crate::frame::{BURST, SMALL_SLOT, Umem};
-use crate::port::OpenError;
 use crate::port::losses::Observed;
-use crate::port::sys;
+use crate::port::{Handles, OpenError, sys};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -17,6 +16,32 @@ const NO_LAYOUT: libc::xdp_mmap_offsets = libc::xdp_mmap_offsets { rx: NO_RING, 
 
 // include/uapi/linux/if_xdp.h: descriptors that one send call takes in copy mode; Linux 6.17.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+const FILL: libc::off_t = libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t;
+const DONE: libc::off_t = libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t;
+
+struct Rings {
+    rx: Consumer<libc::xdp_desc>,
+    tx: Producer<libc::xdp_desc>,
+    fill: Producer<u64>,
+    done: Consumer<u64>,
+}
+
+impl Rings {
+    fn map(fd: &OwnedFd, sizes: &RingSizes) -> io::Result<Rings> {
+        let at = layout(fd)?;
+        Ok(Rings {
+            rx: Consumer::map(fd, libc::XDP_PGOFF_RX_RING, &at.rx, sizes.rx)?,
+            tx: Producer::map(fd, libc::XDP_PGOFF_TX_RING, &at.tx, sizes.tx)?,
+            fill: Producer::map(fd, FILL, &at.fr, sizes.fill)?,
+            done: Consumer::map(fd, DONE, &at.cr, sizes.completion)?,
+        })
+    }
+}
+
+fn layout(fd: &impl AsRawFd) -> io::Result<libc::xdp_mmap_offsets> {
+    getsockopt(fd, libc::XDP_MMAP_OFFSETS, NO_LAYOUT)
+}
 
 /// What to bind to.
 pub struct Target<'a> {
@@ -69,23 +94,54 @@ impl Socket {
         ] {
             sys::setsockopt(&fd, libc::SOL_XDP, option, &size).map_err(|e| OpenError::io(step(name), e))?;
         }
-        let at: libc::xdp_mmap_offsets =
-            getsockopt(&fd, libc::XDP_MMAP_OFFSETS, NO_LAYOUT).map_err(|e| OpenError::io(step("ring layout"), e))?;
-        let map = |e: io::Error| OpenError::io(step("map rings"), e);
-        let rx = Consumer::map(&fd, libc::XDP_PGOFF_RX_RING, &at.rx, sizes.rx).map_err(map)?;
-        let tx = Producer::map(&fd, libc::XDP_PGOFF_TX_RING, &at.tx, sizes.tx).map_err(map)?;
-        let fill = Producer::map(&fd, libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t, &at.fr, sizes.fill).map_err(map)?;
-        let done = Consumer::map(&fd, libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t, &at.cr, sizes.completion).map_err(map)?;
+        let rings = Rings::map(&fd, sizes).map_err(|e| OpenError::io(step("map rings"), e))?;
         // Before Linux 6.17 the budget is 32 and not to be changed: `kick` repeats the call then.
         let _ = sys::setsockopt(&fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &sizes.tx);
         if target.busy_poll > 0 {
             busy_poll(&fd, target.busy_poll).map_err(|e| busy_poll_error(step("busy polling"), e))?;
         }
         let multi_buffer = bind(&fd, target).map_err(|e| bind_error(step("bind"), e))?;
-        let options: libc::xdp_options =
-            getsockopt(&fd, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 }).map_err(|e| OpenError::io(step("options"), e))?;
+        Socket::over(fd, rings, multi_buffer, target.busy_poll > 0).map_err(|e| OpenError::io(step("options"), e))
+    }
+
+    fn over(fd: OwnedFd, rings: Rings, multi_buffer: bool, busy_poll: bool) -> io::Result<Socket> {
+        let options: libc::xdp_options = getsockopt(&fd, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 })?;
         let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-        Ok(Socket { rx, tx, fill, done, fd: Observed::new(fd), zero_copy, multi_buffer, busy_poll: target.busy_poll > 0 })
+        let Rings { rx, tx, fill, done } = rings;
+        Ok(Socket { rx, tx, fill, done, fd: Observed::new(fd), zero_copy, multi_buffer, busy_poll })
+    }
+
+    /// The `i`-th socket of a port of another process. Its rings are mapped, where that one maps them, and are not to be
+    /// used before [`Socket::catch_up`].
+    pub fn adopt(interface: &str, h: &mut Handles, i: usize, busy_poll: bool) -> Result<Socket, OpenError> {
+        let step = |what: &str| format!("AF_XDP socket {i} on {interface}, of the running daemon: {what}");
+        let sizes = RingSizes { rx: h.word("rx")?, tx: h.word("tx")?, fill: h.word("fill")?, completion: h.word("completion")? };
+        let fd = h.take(&format!("socket-{i}"))?;
+        let rings = Rings::map(&fd, &sizes).map_err(|e| OpenError::io(step("map rings"), e))?;
+        let multi_buffer = h.number(&format!("multi-buffer-{i}"))? != 0;
+        Socket::over(fd, rings, multi_buffer, busy_poll).map_err(|e| OpenError::io(step("options"), e))
+    }
+
+    /// Adds what [`Socket::adopt`] wants. Sockets of a port have rings of the same sizes.
+    pub fn handles(&self, h: &mut Handles, i: usize) -> io::Result<()> {
+        let sizes = [("rx", self.rx.size()), ("tx", self.tx.size()), ("fill", self.fill.size()), ("completion", self.done.size())];
+        sizes.into_iter().for_each(|(name, size)| h.note(name, size.into()));
+        h.note(format!("multi-buffer-{i}"), self.multi_buffer.into());
+        h.add(format!("socket-{i}"), &self.fd)
+    }
+
+    /// Whether another process could map the rings of the bound socket: Linux 6.4 and later let it.
+    pub fn can_be_adopted(&self) -> bool {
+        let fill = layout(&self.fd).and_then(|at| Producer::<u64>::map(&self.fd, FILL, &at.fr, self.fill.size()));
+        fill.is_ok()
+    }
+
+    /// Goes on with the rings where the process before has stopped. Errors: they are not as it would have left them.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.rx.catch_up()?;
+        self.tx.catch_up()?;
+        self.fill.catch_up()?;
+        self.done.catch_up()
     }
 
     /// Makes the kernel look at the send ring. `Ok(false)`: it could not take all of it now.
@@ -189,7 +245,7 @@ fn bind_error(what: String, e: io::Error) -> OpenError {
     OpenError::with_hint(what, e, hint)
 }
 
-fn getsockopt<T: Copy>(fd: &OwnedFd, name: libc::c_int, mut value: T) -> io::Result<T> {
+fn getsockopt<T: Copy>(fd: &impl AsRawFd, name: libc::c_int, mut value: T) -> io::Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into a live value of integers.
     sys::check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, name, std::ptr::from_mut(&mut value).cast(), &mut len) })?;
