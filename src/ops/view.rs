@@ -326,6 +326,10 @@ pub struct PeerRow {
     pub full_bytes: u16,
     /// Largest packet that passes; `null` while that is not known.
     pub largest_bytes: Option<u16>,
+    /// Payload of the last TCP super-frame that was sent as a probe, and how much of it arrived as it was sent; `null` where
+    /// none was yet: unencapsulated, or the peer knows none.
+    pub super_frame_bytes: Option<u16>,
+    pub super_frame_arrived_bytes: Option<u16>,
     /// Probes that the peer received damaged, and probes of the peer that arrived damaged here.
     pub damaged_there: u64,
     pub damaged_here: u64,
@@ -352,5 +356,7 @@ pub struct PeersRow {
     pub stale: u64,
     pub limited: u64,
     pub damaged: u64,
+    /// TCP super-frames sent as probes.
+    pub super_frames_sent: u64,
     pub peers: Vec<PeerRow>,
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tortie::control::probe::field::{Field, Wire};
 use tortie::control::probe::{Orders, Path, Target};
+use tortie::encap::segment::Segments;
+use tortie::frame::{Gso, GsoKind};
 use tortie::lab::spec::{Spec, Uplink, Workload, Xdp};
 
 const NODES: u8 = 200;
@@ -39,6 +41,16 @@ impl Wire for Out<'_> {
         let mut frame = [&self.head[..], packet].concat();
         tortie::wire::ipv4::write_checksum(&mut frame[HEAD..]);
         self.socket.send_to(&frame, (address(1), 4789)).map(drop)
+    }
+
+    fn send_super(&mut self, packet: &[u8], segment: u16) -> io::Result<()> {
+        let s = Segments::new(packet, Gso { kind: GsoKind::Tcp4, size: segment }).expect("a super-frame");
+        for i in 0..s.count() {
+            let mut header = vec![0; s.header_len()];
+            s.write_header(i, packet, &mut header);
+            self.send(&[&header, &packet[s.payload(i)]].concat(), tunnel(1))?;
+        }
+        Ok(())
     }
 
     fn now(&self) -> u64 {
@@ -81,7 +93,7 @@ fn play(lab: &Lab, stop: &AtomicBool) {
         field.adopt(u64::from(n) * INTERVAL.as_nanos() as u64 / u64::from(NODES), orders(lab, n));
     }
     let mut next = vec![0; fields.len()];
-    let mut frame = [0; 2048];
+    let mut frame = vec![0; 1 << 16];
     while !stop.load(Ordering::Relaxed) {
         let now = out.now();
         for (field, next) in fields.iter_mut().zip(&mut next) {
