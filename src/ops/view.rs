@@ -216,6 +216,14 @@ pub struct TraceRow {
     pub sent: Vec<TraceFrame>,
 }
 
+/// The latest packets of the trace or capture that wrote some down last, headers only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTraceRow {
+    /// `null` if there was none since the daemon started.
+    pub filter: Option<String>,
+    pub packets: Vec<TraceRow>,
+}
+
 /// A line of a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
