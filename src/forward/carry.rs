@@ -1,6 +1,7 @@
 //! What a forwarder knows that neither the snapshot nor the kernel could tell its successor in another process, and
 //! what it has counted: taken out of one, put into another.
 
+use super::counters::PortCounters;
 use super::{Counters, Forwarder, Origin};
 use crate::drop::{DropReason, PuntReason};
 use crate::fib::{AdjId, PeerId};
@@ -50,6 +51,9 @@ pub struct PortTotals {
     pub rx_dropped: u64,
 }
 
+/// Drops by the reason's name.
+pub type Reasons = BTreeMap<String, u64>;
+
 /// What passed between this node and another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerTotal {
@@ -64,6 +68,7 @@ pub struct PeerTotal {
 pub struct Carried {
     pub totals: Totals,
     pub ports: Vec<(PortId, PortTotals)>,
+    pub reasons: Vec<(PortId, Reasons)>,
     pub adjacencies: Vec<(AdjId, u64)>,
     pub peers: Vec<(PeerId, PeerTotal)>,
 }
@@ -121,8 +126,10 @@ impl Counters {
             }
         }
         for (name, n) in &t.dropped {
-            let known = DropReason::ALL.iter().find(|r| r.name() == name);
-            self.count_drop(known.copied().unwrap_or(DropReason::WorkerRestart), *n);
+            self.count_drop(drop_named(name), *n);
+        }
+        for (id, reasons) in &c.reasons {
+            reasons.iter().for_each(|(name, n)| self.port(*id).carry_reason(drop_named(name), *n));
         }
         for (id, p) in &c.ports {
             let to = self.port(*id);
@@ -147,6 +154,19 @@ impl Counters {
             ];
             all.into_iter().for_each(|(counter, n)| counter.add(n));
         }
+    }
+}
+
+/// The reason of this name, or worker-restart.
+fn drop_named(name: &str) -> DropReason {
+    DropReason::ALL.iter().find(|r| r.name() == name).copied().unwrap_or(DropReason::WorkerRestart)
+}
+
+impl PortCounters {
+    /// Drops by reason since the port was opened.
+    pub fn reason_totals(&self) -> Reasons {
+        let all = self.reasons().iter().zip(DropReason::ALL).map(|(n, r)| (r.name().to_owned(), n.get()));
+        all.filter(|(_, n)| *n > 0).collect()
     }
 }
 

@@ -60,6 +60,14 @@ impl PortCounters {
         self.reasons.get().map_or(&[], |all| &all[..])
     }
 
+    /// Counts drops that another has counted; only the owning worker may call this, and not on a packet's way.
+    pub(super) fn carry_reason(&self, reason: DropReason, n: u64) {
+        if self.reasons.get().is_none() {
+            self.open();
+        }
+        self.count_reason(reason, n);
+    }
+
     fn count_reason(&self, reason: DropReason, n: u64) {
         if let Some(all) = self.reasons.get() {
             all[reason.index()].add(n);

@@ -7,7 +7,7 @@ use tortie::port::{Medium, mem};
 use tortie::testing::bed::{Bed, Delta};
 use tortie::testing::build::Ip4;
 use tortie::testing::net::{POD_MTU, Setup};
-use tortie::worker::{Carried, Command, FlowState, PortTotals};
+use tortie::worker::{Carried, Command, FlowState, PortTotals, Reasons};
 
 #[test]
 fn held_packets_and_counts_go_to_the_next_worker() {
@@ -42,13 +42,17 @@ fn held_packets_and_counts_go_to_the_next_worker() {
 
     let before = new.counters().port(a).rx_frames.get();
     let port = PortTotals { rx_frames: 4, ..PortTotals::default() };
+    let reasons = Reasons::from([("source-spoofed".to_owned(), 1), ("moonshine".to_owned(), 2)]);
     let (answer, resumed) = sync_channel(1);
     new.command(Command::Resume(flows, answer));
-    new.command(Command::Carry(Box::new(Carried { totals: totals.clone(), ports: vec![(a, port)], ..Carried::default() })));
+    let carried = Carried { totals: totals.clone(), ports: vec![(a, port)], reasons: vec![(a, reasons)], ..Carried::default() };
+    new.command(Command::Carry(Box::new(carried)));
     new.turn();
     resumed.recv().unwrap();
     assert_eq!(new.counters().port(a).rx_frames.get() - before, 4);
     assert_eq!(new.counters().totals().dropped, totals.dropped);
+    let reasons = Reasons::from([("source-spoofed".to_owned(), 1), ("worker-restart".to_owned(), 2)]);
+    assert_eq!(new.counters().port(a).reason_totals(), reasons);
     assert_eq!(new.counters().held.get(), 3);
     new.drain(b);
     s.learn(b, ME.pod_mac(2));

@@ -21,7 +21,7 @@ mod channel;
 pub use channel::{Channel, MAX_FDS, Received};
 
 use crate::flows::Entry;
-use crate::worker::{FlowState, PeerTotal, PortTotals, Totals};
+use crate::worker::{FlowState, PeerTotal, PortTotals, Reasons, Totals};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,6 +117,9 @@ pub struct Books {
     pub workers: Vec<Totals>,
     /// By the port's key, number by number.
     pub ports: BTreeMap<String, Vec<PortTotals>>,
+    /// The same for drops by reason.
+    #[serde(default)]
+    pub port_reasons: BTreeMap<String, Vec<Reasons>>,
     /// Of ports that are gone, by role.
     pub past_ports: BTreeMap<String, PortTotals>,
     pub routes: Vec<RouteTotal>,
