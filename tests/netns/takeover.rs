@@ -197,7 +197,7 @@ fn drop_one(node: &Node) {
     let nobody = node.pod_address().rsplit_once('.').map(|(net, _)| format!("{net}.40")).unwrap();
     until("a drop at the pod's port", node, || {
         node.pod.output(&["ping", "-c", "1", "-W", "0.05", &nobody]);
-        counts(node).get("cali0 blackhole").is_some_and(|n| *n > 0)
+        counts(node).iter().any(|(name, n)| name.ends_with(" blackhole") && *n > 0)
     });
 }
 
