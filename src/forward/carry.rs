@@ -61,6 +61,9 @@ pub struct PeerTotal {
     pub tx_bytes: u64,
     pub rx_packets: u64,
     pub rx_bytes: u64,
+    /// Packets for it and from it that were dropped, where it was known whose they were.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// What a worker is to count as its own from now on.
@@ -146,6 +149,7 @@ impl Counters {
         c.adjacencies.iter().for_each(|(id, n)| self.hits_add(*id, *n));
         for (id, p) in &c.peers {
             let Some(to) = self.peer(*id) else { continue };
+            self.dropped_of(*id, p.dropped);
             let all = [
                 (&to.to.packets, p.tx_packets),
                 (&to.to.bytes, p.tx_bytes),

@@ -176,6 +176,9 @@ pub struct PeerActivity {
     pub address: Ipv4Addr,
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// Packets for it and from it that were dropped, where it was known whose they were: not at a full queue of the uplink's.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// One frame of a trace.
@@ -365,6 +368,7 @@ pub struct PeersRow {
     pub limited: u64,
     pub damaged: u64,
     /// TCP super-frames sent as probes.
+    #[serde(default)]
     pub super_frames_sent: u64,
     pub peers: Vec<PeerRow>,
 }
