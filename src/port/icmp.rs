@@ -75,7 +75,7 @@ impl SuperSender {
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_name = std::ptr::from_mut(&mut address).cast();
         message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        (message.msg_iov, message.msg_iovlen) = (iov.as_mut_ptr(), iov.len());
+        (message.msg_iov, message.msg_iovlen) = (iov.as_mut_ptr(), iov.len() as _);
         // SAFETY: the kernel reads a live msghdr, the address and the two live buffers that it points to, and keeps nothing.
         let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

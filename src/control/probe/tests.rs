@@ -102,7 +102,7 @@ impl Wire for Line {
         for i in 0..s.count() {
             let mut header = vec![0; s.header_len()];
             s.write_header(i, packet, &mut header);
-            let packet = [&header, &packet[s.payload(i)]].concat();
+            let packet = [&header[..], &packet[s.payload(i)]].concat();
             self.sent.borrow_mut().push_back(Sent { at: self.now.get(), packet });
         }
         Ok(())

@@ -238,7 +238,7 @@ mod tests {
         let piece = |i| {
             let mut p = vec![0; s.header_len()];
             s.write_header(i, packet, &mut p);
-            [&p, &packet[s.payload(i)]].concat()
+            [&p[..], &packet[s.payload(i)]].concat()
         };
         (0..s.count()).map(piece).collect()
     }

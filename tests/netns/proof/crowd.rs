@@ -48,7 +48,7 @@ impl Wire for Out<'_> {
         for i in 0..s.count() {
             let mut header = vec![0; s.header_len()];
             s.write_header(i, packet, &mut header);
-            self.send(&[&header, &packet[s.payload(i)]].concat(), tunnel(1))?;
+            self.send(&[&header[..], &packet[s.payload(i)]].concat(), tunnel(1))?;
         }
         Ok(())
     }
