@@ -8,7 +8,8 @@ use super::source::Source;
 use super::trace::last::Last;
 use super::trace::stream;
 use super::view::{
-    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LastTraceRow, LogLevelRow, NeighRow, PeersRow, PortRow, StatusRow,
+    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LastTraceRow, LogLevelRow, NeighRow, PeersRow, PortRow,
+    StatusRow,
 };
 use crate::control::logging;
 use serde::de::DeserializeOwned;
@@ -259,8 +260,9 @@ impl Handler for Api {
 
     fn lasting(&self, path: &str, query: Option<&str>) -> Option<Lasting> {
         let (source, last, query) = (self.source.clone(), self.last.clone(), query.unwrap_or_default().to_owned());
-        let serve =
-            |connection| -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> { Box::pin(stream::serve(connection, source, query, last)) };
+        let serve = |connection| -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> {
+            Box::pin(stream::serve(connection, source, query, last))
+        };
         (path == stream::TRACE).then(|| Box::new(serve) as Lasting)
     }
 }

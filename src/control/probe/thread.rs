@@ -118,16 +118,15 @@ impl Runner {
             let s = self.sockets.as_ref();
             let device = |i: usize| s.and_then(|s| s.devices[i].as_ref()).map(Receiver::as_fd);
             let fds = [Some(self.shared.waker.as_fd()), device(0), device(1), s.map(|s| s.answers.as_fd())];
-            match wait(fds, ms) {
-                Ok([woken, ..]) => {
-                    if woken {
-                        self.shared.waker.clear();
-                    }
-                }
-                Err(_) => std::thread::sleep(REST),
+            let [woken, ready @ ..] = wait(fds, ms).unwrap_or_else(|_| {
+                std::thread::sleep(REST);
+                [true; 4]
+            });
+            if woken {
+                self.shared.waker.clear();
             }
             self.obey();
-            if self.receive() {
+            if self.receive(ready) {
                 std::thread::sleep(REST);
             }
             until = self.turn();
@@ -152,13 +151,14 @@ impl Runner {
         }
     }
 
-    /// Takes what came in; true if that was as much as may be taken at once.
-    fn receive(&mut self) -> bool {
+    /// Takes what came in by the sockets that are ready: devices and answers. True if that was as much as may be taken at
+    /// once.
+    fn receive(&mut self, ready: [bool; 3]) -> bool {
         let Some(Sockets { devices, answers, .. }) = &self.sockets else { return false };
         let board = &*self.shared.board;
         let mut field = board.lock();
         let mut most = 0;
-        for device in devices.iter().flatten() {
+        for device in devices.iter().zip(ready).filter(|(_, ready)| *ready).filter_map(|(d, _)| d.as_ref()) {
             let mut taken = 0;
             // An interface that is down or gone has nothing; orders come when it is back.
             while taken < AT_ONCE
@@ -170,7 +170,8 @@ impl Runner {
             most = most.max(taken);
         }
         let mut taken = 0;
-        while taken < AT_ONCE
+        while ready[2]
+            && taken < AT_ONCE
             && let Ok(Some(packet)) = answers.receive(&mut self.buffer)
         {
             field.take_other(board.now(), packet);

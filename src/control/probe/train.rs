@@ -250,7 +250,9 @@ mod tests {
             if let Some(probe) = piece.beginning(&Key::new(b"k")) {
                 arriving = Some(Arriving::new(&probe, &piece));
             }
-            arriving.iter_mut().for_each(|a| drop(a.take(&piece)));
+            arriving.iter_mut().for_each(|a| {
+                a.take(&piece);
+            });
         }
         arriving
     }
@@ -280,7 +282,8 @@ mod tests {
         let mut same = all.clone();
         for p in &mut same[1..] {
             put32(p, 24, 0);
-            l4::write(p, p.len());
+            let len = p.len();
+            l4::write(p, len);
         }
         assert_eq!(of(&same).unwrap().0, segment);
         let mut unsummed = all.clone();
