@@ -91,6 +91,7 @@ impl Device {
     pub fn look(&mut self, view: &View, own: Own, now: Instant) -> Vec<Change> {
         let index = self.held.map(|(i, _)| i).or_else(|| view.link_by_name(own.name).map(|l| l.index));
         let Some(link) = index.and_then(|i| view.links.get(&i)) else {
+            self.pending = false;
             // Opening it again is the port manager's.
             return if self.held.take().is_some() { vec![Change::Removed] } else { Vec::new() };
         };
@@ -128,7 +129,8 @@ impl Device {
 
     /// Undoes a change.
     pub fn repair(&mut self, netlink: &mut Netlink, own: Own, change: &Change, now: Instant) -> io::Result<()> {
-        self.repaired = Some(now);
+        // A removal is told as a change of state first: what becomes of it is looked at again.
+        (self.repaired, self.pending) = (Some(now), *change != Change::Removed);
         let Some((dev, mtu)) = self.held.map(|(dev, mtu)| (dev, own.mtu.unwrap_or(mtu))) else { return Ok(()) };
         match change {
             Change::Removed => Ok(()),

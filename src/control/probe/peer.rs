@@ -168,7 +168,11 @@ impl Peer {
     pub fn in_doubt(&self, now: u64) -> bool {
         let open = self.open(now);
         let missed = |answers| Peer::doubtful(self.rounds.missed(answers, open));
-        self.rounds.count <= DOUBT || missed(self.rounds.small) || missed(self.rounds.full) || Peer::doubtful(self.trains.failed)
+        self.rounds.count <= DOUBT
+            || missed(self.rounds.small)
+            || missed(self.rounds.full)
+            || self.trains.late
+            || Peer::doubtful(self.trains.failed)
     }
 
     /// What is due. `allowed`: whether a round out of turn is, and a round of a search.

@@ -352,9 +352,9 @@ fn super_frames_that_do_not_arrive_are_offload_damage() {
     let before = net.rows(0).super_frames_sent;
     net.run(60_000);
     net.expect(0, 1, State::Damaged);
-    // One a second where it fails, one in three where it does not.
+    // About as often where it fails as where it does not: at every second round.
     let sent = net.rows(0).super_frames_sent - before;
-    assert!((70..100).contains(&sent), "{sent}");
+    assert!((60..100).contains(&sent), "{sent}");
     net.rule(|_, _, _, _| true);
     net.run(3000);
     net.expect(0, 1, State::Up);
@@ -366,7 +366,7 @@ fn super_frames_that_arrive_changed_are_offload_damage() {
     net.run(10_000);
     net.rule(|from, _, _, p| {
         if from == 0 && is_piece(p) {
-            p[1000] ^= 4;
+            p[600] ^= 4;
         }
         true
     });

@@ -22,8 +22,8 @@ const CODE: u8 = 2;
 /// Segments of a train, the last of them half as long; fewer if they are so long that more do not fit a super-frame.
 const SEGMENTS: usize = 8;
 const LONGEST: usize = 60_000;
-/// A train goes with every so many rounds; with every one while trains fail.
-const EVERY: u32 = 3;
+/// A train goes with every so many rounds; as soon as the fate of the one before is known while trains fail.
+const EVERY: u32 = 2;
 
 /// Payload of a segment and of the whole, bytes, where packets of `full` bytes pass; `None` if two are too many for a
 /// super-frame.
@@ -161,8 +161,9 @@ impl Arriving {
 /// The trains that a peer is sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trains {
-    /// Number and bytes of one whose fate is not known yet.
+    /// Number and bytes of one whose fate is not known yet, and whether it is late.
     open: Option<(u32, u16)>,
+    pub late: bool,
     /// Rounds since the last one.
     since: u32,
     /// How many have failed in a row.
@@ -187,24 +188,28 @@ impl Trains {
 
     /// One has left.
     pub fn sent(&mut self, seq: u32, bytes: u16) {
-        (self.open, self.since) = (Some((seq, bytes)), 0);
+        (self.open, self.since, self.late) = (Some((seq, bytes)), 0, false);
     }
 
-    /// The full packet of round `seq` was answered, which was sent after the train of that round, with this word. True if the
-    /// train was damaged.
+    /// The full packet of round `seq` was answered with this word. It may have overtaken the train of its own round. True if
+    /// the train was damaged.
     pub fn answered(&mut self, now: u64, seq: u32, arrival: Arrival) -> bool {
         let Some((number, sent)) = self.open.filter(|(number, _)| seq.wrapping_sub(*number) <= u32::MAX / 2) else { return false };
-        self.open = None;
         let known = arrival.seq == number as u16;
         let bytes = if known { arrival.bytes } else { 0 };
-        self.last = Some((bytes, sent));
+        let damaged = known && arrival.damaged;
         // A packet or two that a full queue dropped say nothing of offloads.
-        if bytes > sent / 2 {
+        let passes = bytes > sent / 2;
+        if !passes && !damaged && seq == number {
+            self.late = true;
+            return false;
+        }
+        (self.open, self.late, self.last) = (None, false, Some((bytes, sent)));
+        if passes {
             (self.failed, self.passed) = (0, true);
         } else {
             self.failed += 1;
         }
-        let damaged = known && arrival.damaged;
         if damaged {
             self.damaged_at = Some(now);
         }
@@ -311,7 +316,7 @@ mod tests {
     #[test]
     fn half_of_one_is_enough_and_answers_of_earlier_rounds_say_nothing() {
         let mut t = Trains::default();
-        assert!(!t.due() && !t.due() && t.due());
+        assert!(!t.due() && t.due());
         let word = |seq, bytes| Arrival { seq, bytes, damaged: false };
         t.sent(70_000, 1000);
         assert!(!t.due());
@@ -319,6 +324,8 @@ mod tests {
         t.answered(1, 70_000, word(70_000u32 as u16, 501));
         assert_eq!((t.failed, t.passed, t.last), (0, true, Some((501, 1000))));
         t.sent(70_003, 1000);
+        t.answered(1, 70_003, word(70_000u32 as u16, 1000));
+        assert_eq!((t.late, t.failed, t.due()), (true, 0, false), "it may still come");
         t.answered(1, 70_004, word(70_000u32 as u16, 1000));
         assert_eq!((t.failed, t.last, t.due()), (1, Some((0, 1000)), true), "of the one before");
         t.sent(70_005, 1000);
