@@ -118,6 +118,8 @@ mod tests {
             rtt_mean_ms: Some(12.3),
             full_bytes: 1450,
             largest_bytes: Some(1450),
+            super_frame_bytes: Some(10_575),
+            super_frame_arrived_bytes: Some(10_575),
             damaged_there: 0,
             damaged_here: 1,
             answered_s: Some(0.42),

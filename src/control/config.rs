@@ -193,7 +193,9 @@ impl Config {
         };
         let root = Field::root(doc);
         let fault = |source| ConfigError::Field { path: path.into(), source };
-        let (node, mut config) = read(&root, path.parent().unwrap_or(Path::new("")), env.wants_kubernetes()?).map_err(fault)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (node, mut config) = read(&root, folder, env.wants_kubernetes()?).map_err(fault)?;
+        config.probes = config.probes.over(env, folder)?;
         if let (Datastore::Kubernetes { kubeconfig }, Some(path)) = (&mut config.datastore, env.get("KUBECONFIG")) {
             *kubeconfig = Some(path.into());
         }

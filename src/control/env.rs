@@ -47,7 +47,7 @@ impl Environment {
     }
 
     /// What a variable says by `read`; `None` if it is not set.
-    fn read<T>(&self, variable: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, EnvError> {
+    pub fn read<T>(&self, variable: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, EnvError> {
         let Some(value) = self.get(variable) else { return Ok(None) };
         let fault = |fault| EnvError { variable: variable.into(), value: value.into(), fault };
         read(value).map(Some).map_err(fault)
@@ -223,7 +223,8 @@ impl Environment {
     }
 }
 
-fn flag(value: &str) -> Result<bool, String> {
+/// A word for yes or no.
+pub fn flag(value: &str) -> Result<bool, String> {
     match value.to_lowercase().as_str() {
         "true" | "1" | "yes" | "y" | "t" => Ok(true),
         "false" | "0" | "no" | "n" | "f" => Ok(false),

@@ -1,25 +1,27 @@
 //! Each setting that is in force, with where it comes from: what `tortie config` shows.
 
 use super::cluster::Cluster;
-use super::config::{Config, Datastore, UplinkDriver, WorkloadDriver, XdpMode};
+use super::config::{Config, Datastore, SuperFrames, UplinkDriver, WorkloadDriver, XdpMode};
 use super::env::Environment;
 use super::logging;
 use super::model::{FelixConfiguration, Monitoring};
 use super::node::Report;
 use super::node::settings::{Networking, Settings};
+use super::probe;
 use super::yaml::{Field, FieldError};
 use crate::ops::view::ConfigRow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The keys of the configuration file.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "node",
     "datastore.kind",
     "datastore.path",
     "datastore.kubeconfig",
     "uplink.interface",
     "uplink.driver",
+    "uplink.super-frames",
     "workloads.driver",
     "host.interface",
     "workers",
@@ -117,6 +119,7 @@ fn file_rows(config: &Config, uplink: &str) -> Vec<ConfigRow> {
             (None, found) => row("uplink.interface", found, "detected: it has the node's address"),
         },
         row("uplink.driver", uplink_driver(config.uplink.driver), of("uplink.driver")),
+        row("uplink.super-frames", super_frames(config.uplink.super_frames), of("uplink.super-frames")),
         row("workloads.driver", workload_driver(config.workloads.driver), of("workloads.driver")),
         row("host.interface", &config.host.interface, of("host.interface")),
         row("workers", config.workers.to_string(), of("workers")),
@@ -129,11 +132,13 @@ fn file_rows(config: &Config, uplink: &str) -> Vec<ConfigRow> {
     ]);
     out.extend(log_level_row(config));
     out.extend(monitoring_rows(config));
+    let [enabled, interval, key_file] = probe::settings::VARIABLES;
+    let over = |key: &str, variable| config.origins.of(key, &[variable]);
     let key = config.probes.key_file.as_ref().map_or("none: the cluster's GUID".into(), |p| path(p));
     out.extend([
-        row("probes.enabled", config.probes.enabled.to_string(), of("probes.enabled")),
-        row("probes.interval", config.probes.interval_text(), of("probes.interval")),
-        row("probes.key-file", key, of("probes.key-file")),
+        row("probes.enabled", config.probes.enabled.to_string(), over("probes.enabled", enabled)),
+        row("probes.interval", config.probes.interval_text(), over("probes.interval", interval)),
+        row("probes.key-file", key, over("probes.key-file", key_file)),
     ]);
     out
 }
@@ -187,6 +192,13 @@ fn uplink_driver(d: UplinkDriver) -> &'static str {
         UplinkDriver::Auto => "auto",
         UplinkDriver::AfXdp => "af-xdp",
         UplinkDriver::Socket => "socket",
+    }
+}
+
+fn super_frames(s: SuperFrames) -> &'static str {
+    match s {
+        SuperFrames::Auto => "auto",
+        SuperFrames::Off => "off",
     }
 }
 

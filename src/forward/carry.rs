@@ -1,6 +1,7 @@
 //! What a forwarder knows that neither the snapshot nor the kernel could tell its successor in another process, and
 //! what it has counted: taken out of one, put into another.
 
+use super::counters::PortCounters;
 use super::{Counters, Forwarder, Origin};
 use crate::drop::{DropReason, PuntReason};
 use crate::fib::{AdjId, PeerId};
@@ -50,6 +51,9 @@ pub struct PortTotals {
     pub rx_dropped: u64,
 }
 
+/// Drops by the reason's name.
+pub type Reasons = BTreeMap<String, u64>;
+
 /// What passed between this node and another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerTotal {
@@ -57,6 +61,9 @@ pub struct PeerTotal {
     pub tx_bytes: u64,
     pub rx_packets: u64,
     pub rx_bytes: u64,
+    /// Packets for it and from it that were dropped, where it was known whose they were.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// What a worker is to count as its own from now on.
@@ -64,6 +71,7 @@ pub struct PeerTotal {
 pub struct Carried {
     pub totals: Totals,
     pub ports: Vec<(PortId, PortTotals)>,
+    pub reasons: Vec<(PortId, Reasons)>,
     pub adjacencies: Vec<(AdjId, u64)>,
     pub peers: Vec<(PeerId, PeerTotal)>,
 }
@@ -121,8 +129,10 @@ impl Counters {
             }
         }
         for (name, n) in &t.dropped {
-            let known = DropReason::ALL.iter().find(|r| r.name() == name);
-            self.count_drop(known.copied().unwrap_or(DropReason::WorkerRestart), *n);
+            self.count_drop(drop_named(name), *n);
+        }
+        for (id, reasons) in &c.reasons {
+            reasons.iter().for_each(|(name, n)| self.port(*id).carry_reason(drop_named(name), *n));
         }
         for (id, p) in &c.ports {
             let to = self.port(*id);
@@ -139,6 +149,7 @@ impl Counters {
         c.adjacencies.iter().for_each(|(id, n)| self.hits_add(*id, *n));
         for (id, p) in &c.peers {
             let Some(to) = self.peer(*id) else { continue };
+            self.dropped_of(*id, p.dropped);
             let all = [
                 (&to.to.packets, p.tx_packets),
                 (&to.to.bytes, p.tx_bytes),
@@ -147,6 +158,19 @@ impl Counters {
             ];
             all.into_iter().for_each(|(counter, n)| counter.add(n));
         }
+    }
+}
+
+/// The reason of this name, or worker-restart.
+fn drop_named(name: &str) -> DropReason {
+    DropReason::ALL.iter().find(|r| r.name() == name).copied().unwrap_or(DropReason::WorkerRestart)
+}
+
+impl PortCounters {
+    /// Drops by reason since the port was opened.
+    pub fn reason_totals(&self) -> Reasons {
+        let all = self.reasons().iter().zip(DropReason::ALL).map(|(n, r)| (r.name().to_owned(), n.get()));
+        all.filter(|(_, n)| *n > 0).collect()
     }
 }
 

@@ -60,6 +60,14 @@ impl PortCounters {
         self.reasons.get().map_or(&[], |all| &all[..])
     }
 
+    /// Counts drops that another has counted; only the owning worker may call this, and not on a packet's way.
+    pub(super) fn carry_reason(&self, reason: DropReason, n: u64) {
+        if self.reasons.get().is_none() {
+            self.open();
+        }
+        self.count_reason(reason, n);
+    }
+
     fn count_reason(&self, reason: DropReason, n: u64) {
         if let Some(all) = self.reasons.get() {
             all[reason.index()].add(n);
@@ -124,6 +132,8 @@ pub struct Counters {
     ports: Box<[PortCounters]>,
     adjacencies: Box<[Counter]>,
     peers: Box<[PeerCounters]>,
+    /// By node, apart from what each packet touches.
+    peer_drops: Box<[Counter]>,
 }
 
 impl Default for Counters {
@@ -149,6 +159,7 @@ impl Default for Counters {
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
             adjacencies: (0..COUNTED_ADJACENCIES).map(|_| Counter::default()).collect(),
             peers: (0..COUNTED_PEERS).map(|_| PeerCounters::default()).collect(),
+            peer_drops: (0..COUNTED_PEERS).map(|_| Counter::default()).collect(),
         }
     }
 }
@@ -215,6 +226,19 @@ impl Counters {
         if let Some(p) = self.peers.get(peer.index()) {
             p.from.add(bytes);
         }
+    }
+
+    /// Counts dropped packets that were for or from a node, where that is known without looking for it.
+    #[cold]
+    pub fn dropped_of(&self, peer: PeerId, n: u64) {
+        if let Some(c) = self.peer_drops.get(peer.index()) {
+            c.add(n);
+        }
+    }
+
+    /// How many those are.
+    pub fn peer_drops(&self, peer: PeerId) -> u64 {
+        self.peer_drops.get(peer.index()).map_or(0, Counter::get)
     }
 
     /// What passed to and from a node; `None` if it is not counted.

@@ -30,6 +30,7 @@ impl Forwarder {
     pub(super) fn hold(&mut self, snap: &Snapshot, f: Frame, adj: &Adjacency) {
         let waiting = self.held.iter().filter(|h| h.next_hop == adj.peer).count();
         if waiting >= HELD_PER_NEIGHBOUR || self.held.len() >= HELD_MAX {
+            self.counters.dropped_of(adj.node, 1);
             return self.discard(f, DropReason::NeighbourQueueFull);
         }
         if waiting == 0 {
@@ -74,6 +75,7 @@ impl Forwarder {
             if adj.kind != AdjKind::Glean {
                 self.route_one(snap, Origin::Local, h.frame);
             } else if self.now_ms.saturating_sub(h.since_ms) >= WAIT_MS {
+                self.counters.dropped_of(adj.node, 1);
                 self.discard(h.frame, DropReason::NeighbourUnresolved);
             } else {
                 if self.now_ms.saturating_sub(h.asked_ms) >= ASK_MS {

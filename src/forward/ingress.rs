@@ -3,10 +3,12 @@
 use super::{Counters, Forwarder, Notice, claim, decap};
 use crate::arp;
 use crate::drop::DropReason;
+use crate::fib::PeerId;
 use crate::frame::{BURST, Batch, Csum, Frame, FramePool, PortId};
 use crate::port::Medium;
 use crate::snapshot::{Endpoint, Tunnel};
 use crate::wire::{Mac, be16, ether, ipv4};
+use std::net::IpAddr;
 
 /// Why a frame does not go on to the lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +129,9 @@ impl Forwarder {
     #[cold]
     pub(super) fn refuse_from_uplink(&mut self, medium: Medium, t: &Tunnel, f: Frame, why: Refused) {
         let Refused::Drop(reason) = why else { return self.discard(f, DropReason::EthertypeUnsupported) };
+        if let Some(sender) = sender_of(self.pool.data(&f), f.peer, medium, t) {
+            self.counters.dropped_of(sender, 1);
+        }
         if let Some(claim) = claim::of(self.pool.data(&f), f.peer, medium, reason, t)
             && self.claims.allow(self.now_ms)
         {
@@ -198,6 +203,20 @@ fn sends_tunnel(p: &[u8], total: usize, t: &Tunnel) -> bool {
         ipv4::PROTO_IPIP => !t.workloads_may_ipip && t.nodes.contains(&ipv4::dst(p)),
         _ => false,
     }
+}
+
+/// The node that a refused frame came from, if it is one that tunnel packets are accepted from.
+fn sender_of(frame: &[u8], peer: IpAddr, medium: Medium, t: &Tunnel) -> Option<PeerId> {
+    let address = match (medium, peer) {
+        (Medium::VxlanUdp, IpAddr::V4(address)) => address.into(),
+        (Medium::VxlanUdp, IpAddr::V6(_)) => return None,
+        _ => {
+            let p = frame.get(if medium == Medium::Ethernet { ether::HEADER } else { 0 }..)?;
+            ipv4::validate(p).ok()?;
+            ipv4::src(p)
+        }
+    };
+    t.senders.get(&address).copied()
 }
 
 /// What comes from another node cannot have this node's own address as its source (RFC 1812, 5.3.8).

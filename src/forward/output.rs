@@ -53,6 +53,7 @@ impl Forwarder {
             return self.forward(snap, origin, f, id, adj);
         }
         if ipv4::dont_fragment(p) {
+            self.counters.dropped_of(adj.node, 1);
             return self.reject(snap, f, DropReason::MtuExceeded, icmp::Error::FragmentationNeeded { mtu: adj.mtu });
         }
         if origin == Origin::Routed {
@@ -125,6 +126,7 @@ impl Forwarder {
         if self.encapsulate(&mut f, adj) {
             self.enqueue(adj.port, f);
         } else {
+            self.counters.dropped_of(adj.node, 1);
             self.discard(f, DropReason::NeighbourUnresolved);
         }
     }
@@ -195,7 +197,10 @@ impl Forwarder {
                     self.release(snap, part, adj);
                 }
             }
-            Err((f, reason)) => self.discard(f, reason),
+            Err((f, reason)) => {
+                self.counters.dropped_of(adj.node, 1);
+                self.discard(f, reason);
+            }
         }
         self.fragments = parts;
     }

@@ -5,9 +5,11 @@
 use super::replay::State;
 use super::server::{self, Answer, CONNECTION_TIME, Handler, Lasting, Socket, head_end};
 use super::source::Source;
+use super::trace::last::Last;
 use super::trace::stream;
 use super::view::{
-    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LogLevelRow, NeighRow, PeersRow, PortRow, StatusRow,
+    ActivityRow, ConfigRow, CounterRow, DropRow, EndpointRow, FdbRow, FibRow, LastTraceRow, LogLevelRow, NeighRow, PeersRow, PortRow,
+    StatusRow,
 };
 use crate::control::logging;
 use serde::de::DeserializeOwned;
@@ -47,10 +49,11 @@ pub enum Resource {
     Peers,
     LogLevel,
     Log,
+    LastTrace,
 }
 
 impl Resource {
-    pub const ALL: [Resource; 14] = [
+    pub const ALL: [Resource; 15] = [
         Resource::Fib,
         Resource::Fdb,
         Resource::Neigh,
@@ -65,6 +68,7 @@ impl Resource {
         Resource::Peers,
         Resource::LogLevel,
         Resource::Log,
+        Resource::LastTrace,
     ];
 
     /// Path of the resource in a request.
@@ -84,11 +88,12 @@ impl Resource {
             Resource::Peers => "/v1/peers",
             Resource::LogLevel => "/v1/log-level",
             Resource::Log => "/v1/log",
+            Resource::LastTrace => "/v1/last-trace",
         }
     }
 
     /// `query` is what follows the '?'.
-    fn render(self, query: Option<&str>, s: &dyn Source) -> serde_json::Result<Vec<u8>> {
+    fn render(self, query: Option<&str>, s: &dyn Source, last: &Last) -> serde_json::Result<Vec<u8>> {
         match self {
             Resource::Fib => serde_json::to_vec(&s.fib()),
             Resource::Fdb => serde_json::to_vec(&s.fdb()),
@@ -106,6 +111,7 @@ impl Resource {
             Resource::Peers => serde_json::to_vec(&s.peers()),
             Resource::LogLevel => serde_json::to_vec(&LogLevelRow::from(log()?.in_force())),
             Resource::Log => serde_json::to_vec(&log()?.lines()),
+            Resource::LastTrace => serde_json::to_vec(&last.row()),
             Resource::Activity => serde_json::to_vec(&s.activity()),
             Resource::State => {
                 serde_json::to_vec(&s.state().ok_or_else(|| serde::ser::Error::custom("the control plane does not answer"))?)
@@ -211,11 +217,15 @@ impl Drop for Listener {
 /// be registered with the runtime.
 pub async fn serve(listener: Listener, source: Arc<dyn Source>) -> io::Result<()> {
     let socket = UnixListener::from_std(listener.inner.try_clone()?)?;
-    server::serve(&Socket::Unix(socket), Arc::new(Api(source))).await;
+    server::serve(&Socket::Unix(socket), Arc::new(Api { source, last: Arc::default() })).await;
     Ok(())
 }
 
-struct Api(Arc<dyn Source>);
+struct Api {
+    source: Arc<dyn Source>,
+    /// What traces have shown to their readers.
+    last: Arc<Last>,
+}
 
 impl Handler for Api {
     fn get(&self, path: &str, query: Option<&str>) -> Answer {
@@ -223,7 +233,7 @@ impl Handler for Api {
             let known: Vec<_> = Resource::ALL.iter().map(|r| r.path()).collect();
             return Answer::error(server::NOT_FOUND, &format!("no such resource; there are {}", known.join(", ")));
         };
-        match resource.render(query, &*self.0) {
+        match resource.render(query, &*self.source, &self.last) {
             Ok(body) => Answer { status: server::OK, kind: server::JSON, body },
             Err(e) => Answer::error(server::INTERNAL_ERROR, &e.to_string()),
         }
@@ -249,9 +259,10 @@ impl Handler for Api {
     }
 
     fn lasting(&self, path: &str, query: Option<&str>) -> Option<Lasting> {
-        let (source, query) = (self.0.clone(), query.unwrap_or_default().to_owned());
-        let serve =
-            |connection| -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> { Box::pin(stream::serve(connection, source, query)) };
+        let (source, last, query) = (self.source.clone(), self.last.clone(), query.unwrap_or_default().to_owned());
+        let serve = |connection| -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> {
+            Box::pin(stream::serve(connection, source, query, last))
+        };
         (path == stream::TRACE).then(|| Box::new(serve) as Lasting)
     }
 }
@@ -330,6 +341,11 @@ impl Client {
 
     pub fn state(&self) -> Result<State, ClientError> {
         self.get(Resource::State)
+    }
+
+    /// What the last trace or capture saw.
+    pub fn last_trace(&self) -> Result<LastTraceRow, ClientError> {
+        self.get(Resource::LastTrace)
     }
 
     pub fn log_level(&self) -> Result<LogLevelRow, ClientError> {

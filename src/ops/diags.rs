@@ -3,7 +3,8 @@
 
 use super::api::{Client, Resource};
 use super::doctor;
-use super::view::TraceLine;
+use super::trace::last;
+use super::view::{TraceFrame, TraceLine, TraceRow};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::BTreeMap;
@@ -64,10 +65,9 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("journal.txt", &["journalctl", "--unit", "tortie", "--lines", "5000", "--no-pager"]),
 ];
 const COMMAND_SECONDS: &str = "10";
-/// How long packets are written down, how many, and bytes of each: Ethernet, IPv4 and UDP headers.
+/// How long packets are written down, unless a trace or capture has shown some within this time.
 const TRACE_TIME: Duration = Duration::from_secs(2);
-const TRACE_PACKETS: u64 = 200;
-const TRACE_BYTES: usize = 42;
+const TRACE_RECENT: Duration = Duration::from_secs(600);
 
 impl Bundle {
     fn add(&mut self, name: &str, content: Result<Vec<u8>, String>) {
@@ -86,7 +86,11 @@ impl Bundle {
             let name = format!("{}.json", r.path().rsplit('/').next().unwrap_or_default());
             b.add(&name, client.body(r, "").map_err(|e| e.to_string()));
         }
-        b.add("trace.json", trace(&client));
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let recent = |p: &TraceRow| Duration::from_nanos(p.at) + TRACE_RECENT > since_1970;
+        if !client.last_trace().is_ok_and(|last| last.packets.last().is_some_and(recent)) {
+            b.add("trace.json", trace(&client));
+        }
         b.add("doctor.json", examine(config, socket));
         b.add(
             "config.yaml",
@@ -132,14 +136,12 @@ fn trace(client: &Client) -> Result<Vec<u8>, String> {
     let (mut rows, end) = (Vec::new(), Instant::now() + TRACE_TIME);
     let each = |line| {
         if let TraceLine::Packet(mut row) = line {
-            for f in std::iter::once(&mut row.received).chain(&mut row.sent) {
-                f.bytes.truncate(TRACE_BYTES * 2);
-            }
+            std::iter::once(&mut row.received).chain(&mut row.sent).for_each(TraceFrame::without_payload);
             rows.push(row);
         }
         Instant::now() < end
     };
-    client.trace("", TRACE_PACKETS, each).map_err(|e| e.to_string())?;
+    client.trace("", last::PACKETS as u64, each).map_err(|e| e.to_string())?;
     serde_json::to_vec(&rows).map_err(|e| e.to_string())
 }
 

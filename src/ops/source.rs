@@ -186,7 +186,7 @@ impl Source for Shared {
                     let t = self.peer(p.counted);
                     let (rx_packets, rx_bytes, tx_packets, tx_bytes) = (t.rx_packets, t.rx_bytes, t.tx_packets, t.tx_bytes);
                     let traffic = Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes };
-                    PeerActivity { node: p.node.clone(), address: p.address, traffic }
+                    PeerActivity { node: p.node.clone(), address: p.address, traffic, dropped: t.dropped }
                 })
                 .collect(),
             drops: drops.collect(),

@@ -176,6 +176,9 @@ pub struct PeerActivity {
     pub address: Ipv4Addr,
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// Packets for it and from it that were dropped, where it was known whose they were: not at a full queue of the uplink's.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// One frame of a trace.
@@ -214,6 +217,14 @@ pub struct TraceRow {
     pub punted: Vec<DropRow>,
     pub held: bool,
     pub sent: Vec<TraceFrame>,
+}
+
+/// The latest packets of the trace or capture that wrote some down last, headers only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTraceRow {
+    /// `null` if there was none since the daemon started.
+    pub filter: Option<String>,
+    pub packets: Vec<TraceRow>,
 }
 
 /// A line of a trace.
@@ -326,6 +337,10 @@ pub struct PeerRow {
     pub full_bytes: u16,
     /// Largest packet that passes; `null` while that is not known.
     pub largest_bytes: Option<u16>,
+    /// Payload of the last TCP super-frame that was sent as a probe, and how much of it arrived as it was sent; `null` where
+    /// none was yet: unencapsulated, or the peer knows none.
+    pub super_frame_bytes: Option<u16>,
+    pub super_frame_arrived_bytes: Option<u16>,
     /// Probes that the peer received damaged, and probes of the peer that arrived damaged here.
     pub damaged_there: u64,
     pub damaged_here: u64,
@@ -352,5 +367,8 @@ pub struct PeersRow {
     pub stale: u64,
     pub limited: u64,
     pub damaged: u64,
+    /// TCP super-frames sent as probes.
+    #[serde(default)]
+    pub super_frames_sent: u64,
     pub peers: Vec<PeerRow>,
 }

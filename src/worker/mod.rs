@@ -10,7 +10,7 @@ mod poll;
 mod spin;
 pub mod tap;
 
-pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotals, Totals};
+pub use crate::forward::carry::{Carried, FlowState, PeerTotal, PortTotals, Reasons, Totals};
 pub use crate::forward::counters::{self, Counters};
 pub use handover::{Bequest, Paused, PortHandles, Slots};
 pub use mailbox::{Command, Event, Mailbox, Waker};

@@ -137,6 +137,35 @@ fn a_host_device_that_somebody_changes_is_put_right() {
 }
 
 #[test]
+fn a_device_for_super_frames_that_somebody_changes_is_put_right() {
+    let mut p = Pair::new("socket", 1);
+    p.a.start();
+    p.b.start();
+    p.expect_both_ways("before");
+    let dev = "tunl-tortie-gso";
+    let up = || p.a.ns.sh(&format!("ip -o link show {dev} 2>/dev/null || true")).contains(",UP");
+    if !up() {
+        return println!("this kernel has no super-frames for UDP tunnels");
+    }
+    // Long enough for the guard to have seen it so.
+    std::thread::sleep(Duration::from_millis(1200));
+    for (command, aspect, words) in [
+        ("ip link set tunl-tortie-gso down", "state", "was set down; this was undone"),
+        ("ip link set tunl-tortie-gso name stolen", "name", "was renamed to stolen; this was undone"),
+        ("ip link del tunl-tortie-gso", "state", "was removed; the uplink is opened again with a new one"),
+    ] {
+        p.a.ns.sh(command);
+        let subject = format!("{dev} {aspect}");
+        until(command, &p.a, || conflicts(&p.a).iter().any(|c| c.kind == "interface" && c.subject == subject && c.found.contains(words)));
+        until(&format!("{command}: put right"), &p.a, up);
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    p.expect_both_ways("after");
+    assert!(conflicts(&p.a).iter().all(|c| c.subject.starts_with(dev)), "{:#?}", conflicts(&p.a));
+    assert_eq!(p.a.client().status().unwrap().problems, [""; 0]);
+}
+
+#[test]
 fn a_pods_interface_that_somebody_sets_down_is_named_until_it_is_up() {
     let mut p = Pair::new("socket", 1);
     p.a.start();

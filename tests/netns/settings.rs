@@ -25,13 +25,21 @@ fn every_setting_has_its_source_and_the_environment_goes_first() {
         "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {vxlanVNI: 77, vxlanMTU: 1300}\n",
     );
     std::fs::write(&p.a.config, std::fs::read_to_string(&p.a.config).unwrap().replace("node: node1", "node: other")).unwrap();
-    p.a.start_with(&["NODENAME=node1", "FELIX_VXLANMTU=1200", "FELIX_LOGSEVERITYSCREEN=Info", "IP=autodetect"]);
+    p.a.start_with(&[
+        "NODENAME=node1",
+        "FELIX_VXLANMTU=1200",
+        "FELIX_LOGSEVERITYSCREEN=Info",
+        "IP=autodetect",
+        "TORTIE_PROBES_INTERVAL=2s",
+    ]);
     let rows = p.a.client().config().unwrap();
     let file = |line: u32| format!("{}:{line}", p.a.config.display());
     assert_eq!(row(&rows, "node"), ("node1", "environment NODENAME"));
     assert_eq!(row(&rows, "uplink.interface"), ("eth0", file(3).as_str()));
     assert_eq!(row(&rows, "workers"), ("1", file(5).as_str()));
     assert_eq!(row(&rows, "spin"), ("150", "default"));
+    assert_eq!(row(&rows, "uplink.super-frames"), ("auto", "default"));
+    assert_eq!(row(&rows, "probes.interval"), ("2s", "environment TORTIE_PROBES_INTERVAL"));
     assert_eq!(row(&rows, "FelixConfiguration vxlanMTU"), ("1200", "environment FELIX_VXLANMTU"));
     assert_eq!(row(&rows, "FelixConfiguration vxlanVNI"), ("77", "FelixConfiguration default"));
     assert_eq!(row(&rows, "FelixConfiguration vxlanPort"), ("4789", "default"));

@@ -186,7 +186,19 @@ fn counts(node: &Node) -> BTreeMap<String, u64> {
         *all.entry(format!("{} tx", p.name)).or_default() += p.tx_frames;
     }
     all.extend(c.fib().unwrap().into_iter().map(|r| (r.prefix, r.packets.unwrap_or(0))));
+    for p in c.activity().unwrap().ports {
+        p.drops.into_iter().for_each(|d| *all.entry(format!("{} {}", p.name, d.reason)).or_default() += d.packets);
+    }
     all
+}
+
+/// The node's pod sends to an address that is nobody's until that is counted at its port.
+fn drop_one(node: &Node) {
+    let nobody = node.pod_address().rsplit_once('.').map(|(net, _)| format!("{net}.40")).unwrap();
+    until("a drop at the pod's port", node, || {
+        node.pod.output(&["ping", "-c", "1", "-W", "0.05", &nobody]);
+        counts(node).iter().any(|(name, n)| name.ends_with(" blackhole") && *n > 0)
+    });
 }
 
 /// Takeovers on both nodes in turn, while everything flows. A machine on which others work loses packets without them:
@@ -204,6 +216,7 @@ pub fn nothing_is_lost(p: &mut Pair, times: usize, pause: Duration) {
 /// One attempt; false if what was lost was lost at other times.
 fn takeovers(p: &mut Pair, times: usize, pause: Duration) -> bool {
     let pids = [&p.a, &p.b].map(|n| n.daemon.as_ref().unwrap().id());
+    [&p.a, &p.b].into_iter().for_each(drop_one);
     let (datagrams, bulk) = (Datagrams::start(&p.a, &p.b), Bulk::start(&p.a, &p.b, pause));
     while datagrams.sent() < RATE / 2 {
         std::thread::sleep(Duration::from_millis(10));

@@ -85,6 +85,13 @@ fn trace_tells_each_stage() {
     let told = text(&out);
     assert!(told.contains("received:      cali0 10.244.1.5 > 10.244.1.40 icmp, 98 bytes"), "{told}");
     assert!(told.contains("verdict:       dropped blackhole") && told.contains("route:         10.244.1.0/26 blackhole"), "{told}");
+    // Who looks later finds it, without what was behind the headers.
+    let last = Client::new(&p.a.socket).last_trace().unwrap();
+    assert_eq!((last.filter.as_deref(), last.packets.len()), (Some("pod default/pod and reason blackhole or reason route-drop"), 1));
+    let packet = &last.packets[0];
+    assert!(packet.verdict.starts_with("dropped blackhole") && packet.received.bytes.len() == 84, "{packet:?}");
+    let diags = tortie::ops::diags::Bundle::collect(Path::new("/nonexistent"), &p.a.socket);
+    assert!(diags.files.contains_key("last-trace.json") && !diags.files.contains_key("trace.json"), "{:?}", diags.missing);
     // Nothing stays armed, and the law holds.
     let total = Client::new(&p.a.socket).counters().unwrap().pop().unwrap();
     assert_eq!(total.received + total.generated, total.sent + total.punted + total.dropped + total.coalesced + total.held, "{total:?}");

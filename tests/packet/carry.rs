@@ -7,7 +7,7 @@ use tortie::port::{Medium, mem};
 use tortie::testing::bed::{Bed, Delta};
 use tortie::testing::build::Ip4;
 use tortie::testing::net::{POD_MTU, Setup};
-use tortie::worker::{Carried, Command, FlowState, Paused, PortTotals};
+use tortie::worker::{Carried, Command, FlowState, Paused, PortTotals, Reasons};
 
 #[test]
 fn held_packets_and_counts_go_to_the_next_worker() {
@@ -42,13 +42,16 @@ fn held_packets_and_counts_go_to_the_next_worker() {
 
     let before = new.counters().port(a).rx_frames.get();
     let port = PortTotals { rx_frames: 4, ..PortTotals::default() };
+    let reasons = Reasons::from([("source-spoofed".to_owned(), 1)]);
     let (answer, resumed) = sync_channel(1);
     new.command(Command::Resume(flows, answer));
-    new.command(Command::Carry(Box::new(Carried { totals: totals.clone(), ports: vec![(a, port)], ..Carried::default() })));
+    let carried = Carried { totals: totals.clone(), ports: vec![(a, port)], reasons: vec![(a, reasons.clone())], ..Carried::default() };
+    new.command(Command::Carry(Box::new(carried)));
     new.turn();
     resumed.recv().unwrap();
     assert_eq!(new.counters().port(a).rx_frames.get() - before, 4);
     assert_eq!(new.counters().totals().dropped, totals.dropped);
+    assert_eq!(new.counters().port(a).reason_totals(), reasons);
     assert_eq!(new.counters().held.get(), 3);
     new.drain(b);
     s.learn(b, ME.pod_mac(2));
@@ -62,13 +65,15 @@ fn held_packets_and_counts_go_to_the_next_worker() {
 #[test]
 fn a_reason_that_is_not_known_here_keeps_the_law() {
     let mut s = Setup::new(ME);
-    s.pod(1);
+    let a = s.pod(1);
     let mut bed = Bed::new(&s);
     let mut totals = bed.counters().totals();
     totals.received += 7;
     totals.dropped.insert("moonshine".into(), 4);
     totals.punted.insert("sunshine".into(), 3);
-    bed.command(Command::Carry(Box::new(Carried { totals, ..Carried::default() })));
+    let reasons = vec![(a, Reasons::from([("moonshine".to_owned(), 4)]))];
+    bed.command(Command::Carry(Box::new(Carried { totals, reasons, ..Carried::default() })));
     bed.turn();
     assert_eq!(bed.delta(), Delta::received(7).dropped(DropReason::WorkerRestart, 7));
+    assert_eq!(bed.counters().port(a).reason_totals(), Reasons::from([("worker-restart".to_owned(), 4)]));
 }

@@ -53,6 +53,9 @@ fn a_node_is_counted_for_what_is_encapsulated_to_it_and_decapsulated_from_it() {
         }
         assert_eq!(bed.drain(b).len(), 2, "{medium:?}");
         assert_eq!((peer(&bed, PEER), peer(&bed, OTHER)), ([2, 356, 1, 100], [0; 4]), "{medium:?}");
+        // The refused one, and the one with our address.
+        let dropped = [PEER, OTHER].map(|n| bed.counters().peer_drops(n.peer_id()));
+        assert_eq!(dropped, [if medium == Medium::Ethernet { 2 } else { 1 }, 0], "{medium:?}");
     }
 }
 

@@ -273,15 +273,30 @@ fn alerts_ask_for_metrics_that_exist_and_point_into_the_runbook() {
 #[test]
 fn the_dashboard_asks_for_metrics_that_exist() {
     let board: Value = serde_json::from_str(&text("config/monitoring/dashboard.json")).expect("JSON");
-    let mut ids = BTreeMap::new();
+    let (mut ids, mut conflicts) = (BTreeMap::new(), 0);
     for p in board["panels"].as_array().expect("panels") {
         assert!(ids.insert(p["id"].as_u64().expect("id"), ()).is_none(), "{}", p["title"]);
         for t in p["targets"].as_array().expect("targets") {
-            let wrong = unknown(t["expr"].as_str().expect("expr"));
-            assert!(wrong.is_empty(), "{}: {wrong:?}", p["title"]);
+            let expr = t["expr"].as_str().expect("expr");
+            assert!(unknown(expr).is_empty(), "{}: {:?}", p["title"], unknown(expr));
+            conflicts += usize::from(expr.contains("tortie_conflicts"));
         }
     }
-    assert!(ids.len() >= 10);
+    assert!(ids.len() >= 10 && conflicts == 2, "{conflicts}");
+}
+
+/// What cargo deb puts together is of this version, and one name and licence stand everywhere.
+#[test]
+fn the_debian_package_says_what_cargo_says() {
+    let (cargo, changelog, copyright) = (text("Cargo.toml"), text("config/debian/changelog"), text("config/debian/copyright"));
+    let value = |key: &str| {
+        let line = cargo.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(" = "));
+        line.unwrap_or_else(|| panic!("no {key}")).trim_matches('"').to_owned()
+    };
+    assert!(changelog.starts_with(&format!("tortie ({}-1) ", value("version"))), "{changelog}");
+    assert!(changelog.contains(&format!("\n -- {}  ", value("maintainer"))), "{changelog}");
+    assert!(copyright.contains(&format!("\nCopyright: {}\n", value("copyright"))), "{copyright}");
+    assert!(copyright.contains(&format!("\nLicense: {}\n", value("license"))), "{copyright}");
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Page {
         match self {
             Page::Ports => &[("NAME", false), ("ROLE", false), ("DRIVER", false), RX_P, RX_B, TX_P, TX_B, LOST],
             Page::Pods => &[("POD", false), ("ADDRESS", false), RX_P, RX_B, TX_P, TX_B, LOST],
-            Page::Peers => &[("NODE", false), ("ADDRESS", false), RX_P, RX_B, TX_P, TX_B],
+            Page::Peers => &[("NODE", false), ("ADDRESS", false), RX_P, RX_B, TX_P, TX_B, LOST],
             Page::Drops => &[("REASON", false), ("DROP/S", true), ("TOTAL", true), ("MEANING", false)],
             Page::Workers => &[
                 ("WORKER", true),

@@ -81,6 +81,8 @@ pub struct PeerRate {
     pub node: Option<String>,
     pub address: Ipv4Addr,
     pub traffic: TrafficRate,
+    pub dropped: f64,
+    pub dropped_total: u64,
 }
 
 impl PeerRate {
@@ -152,11 +154,16 @@ impl Rates {
                 kernel_drops: reasons(&p.kernel_drops, &b.kernel_drops),
             }
         });
-        let old_peers: BTreeMap<_, _> = before.peers.iter().map(|p| (p.address, p.traffic)).collect();
-        let peers = now.peers.iter().map(|p| PeerRate {
-            node: p.node.clone(),
-            address: p.address,
-            traffic: traffic(p.traffic, old_peers.get(&p.address).copied().unwrap_or_default()),
+        let old_peers: BTreeMap<_, _> = before.peers.iter().map(|p| (p.address, (p.traffic, p.dropped))).collect();
+        let peers = now.peers.iter().map(|p| {
+            let (before, dropped) = old_peers.get(&p.address).copied().unwrap_or_default();
+            PeerRate {
+                node: p.node.clone(),
+                address: p.address,
+                traffic: traffic(p.traffic, before),
+                dropped: per_second(p.dropped, dropped),
+                dropped_total: p.dropped,
+            }
         });
         Some(Rates {
             node: now.node.clone(),
@@ -238,6 +245,7 @@ pub mod tests {
             node: Some(format!("n{}", i + 1)),
             address: [172, 31, 1, i as u8 + 1].into(),
             traffic: Traffic { rx_packets: n * i * 7, rx_bytes: n * i * 700, tx_packets: n * i * 3, tx_bytes: n * i * 300 },
+            dropped: n * (i - 1),
         };
         ActivityRow {
             node: "n1".into(),
@@ -276,6 +284,8 @@ pub mod tests {
         assert_eq!((p.pod.as_deref(), p.traffic.rx_packets, p.traffic.rx_bits), (Some("default/web-2"), 300.0, 300_000.0));
         assert_eq!((p.rx_dropped, p.lost(), p.drops[0].per_second, p.drops[0].total), (2.0, 2.0, 2.0, 6));
         assert_eq!((r.peers[0].name(), r.peers[0].traffic.tx_bits), ("n2".to_owned(), 2400.0));
+        let third = Rates::between(&activity(1, 0, 3), &activity(3, 0, 3)).unwrap().peers.remove(2);
+        assert_eq!((third.dropped, third.dropped_total), (2.0, 6));
         assert_eq!((r.drops[0].per_second, r.drops[0].total), (2.0, 6));
         // A port that is new under an old number began at zero; what went down does not go below it.
         now.ports[3].name = "cali9999".into();

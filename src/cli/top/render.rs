@@ -152,6 +152,10 @@ fn about(r: &Rates, key: &Key) -> About {
                 let known = if p.node.is_some() { "a node of the cluster" } else { "not in the cluster: from externalNodesList" };
                 let mut lines = vec![line("address", address.to_string()), line("known as", known.into())];
                 lines.extend(traffic(&p.traffic));
+                lines.push(line(
+                    "dropped",
+                    format!("{}/s, {} in all, of those known to be for it or from it", short(p.dropped), p.dropped_total),
+                ));
                 (p.name(), lines, DIRECTIONS)
             }
             None => gone("the node"),

@@ -72,7 +72,8 @@ pub fn rows(page: Page, r: &Rates) -> Vec<Row> {
             .map(|p| {
                 let mut cells = vec![Cell::Text(p.name()), Cell::Text(p.address.to_string())];
                 cells.extend(traffic(&p.traffic));
-                Row { key: Key::Peer(p.address), cells, bad: false }
+                cells.push(Cell::Rate(p.dropped));
+                Row { key: Key::Peer(p.address), cells, bad: p.dropped > 0.0 }
             })
             .collect(),
         Page::Drops => r

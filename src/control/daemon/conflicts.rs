@@ -2,7 +2,7 @@
 //! from what others do to its interfaces.
 
 use super::Daemon;
-use super::guard::{Change, Own};
+use super::guard::{Change, Own, SUPER_FRAME_DEVICES};
 use crate::control::conflict::{Conflict, Identities, Kind, Source};
 use crate::control::model::default_vtep_mac;
 use crate::control::plan::mtu16;
@@ -67,12 +67,12 @@ impl Daemon {
         let name = self.config.host.interface.clone();
         let wish = self.ports.wishes().find(|(key, _)| **key == Key::Host).map(|(_, w)| w.mtu);
         let own = Own { name: &name, mtu: wish.filter(|_| self.ports.is_up(&Key::Host)).map(|m| u32::from(mtu16(m))) };
-        let changes = self.guard.look(self.netlink.view(), own, now);
+        let changes = self.guard.host.look(self.netlink.view(), own, now);
         if changes.is_empty() {
             return;
         }
         for change in &changes {
-            let done = match self.guard.repair(&mut self.netlink, own, change, now) {
+            let done = match self.guard.host.repair(&mut self.netlink, own, change, now) {
                 Ok(()) if *change == Change::Removed => "it is made again".to_owned(),
                 Ok(()) => "this was undone".to_owned(),
                 Err(e) => format!("this could not be undone: {e}"),
@@ -81,6 +81,24 @@ impl Daemon {
         }
         self.host.shaken = true;
         self.host_changed();
+    }
+
+    /// The same for the devices by which super-frames leave. They are the uplink's, which is opened again to have one that
+    /// was removed: until then super-frames are cut.
+    pub(super) fn guard_super_frame_devices(&mut self, now: Instant) {
+        let opening = self.ports.opening(&Key::Uplink);
+        for (i, change) in self.guard.look_at_supers(self.netlink.view(), opening, now) {
+            let name = SUPER_FRAME_DEVICES[i];
+            let done = match self.guard.repair_super(&mut self.netlink, i, &change, now) {
+                Ok(()) if change == Change::Removed => {
+                    self.ports.reopen_one(&Key::Uplink, now);
+                    "the uplink is opened again with a new one".to_owned()
+                }
+                Ok(()) => "this was undone".to_owned(),
+                Err(e) => format!("this could not be undone: {e}"),
+            };
+            self.interface_touched(name, change.aspect(), format!("{name} {}; {done}", change.words()), now);
+        }
     }
 
     fn interface_touched(&mut self, interface: &str, aspect: &str, found: String, now: Instant) {

@@ -197,7 +197,7 @@ impl Daemon {
         let routes = self.planner.installed().iter().filter_map(route).collect();
         let peers = self.planner.peer_totals();
         let past_ports = self.ports.past().iter().map(|(role, t)| ((*role).to_owned(), *t)).collect();
-        Books { workers, ports: self.ports.totals(), past_ports, routes, peers }
+        Books { workers, ports: self.ports.totals(), port_reasons: self.ports.reasons(), past_ports, routes, peers }
     }
 }
 

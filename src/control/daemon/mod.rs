@@ -396,6 +396,7 @@ impl Daemon {
         if self.in_sync {
             self.host_changed();
             self.guard_host_device(now);
+            self.guard_super_frame_devices(now);
         }
         let (delta, host, known) = self.put_in_force(now);
         if let Some(known) = known {

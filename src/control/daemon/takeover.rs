@@ -274,12 +274,13 @@ impl Daemon {
         let mut all: Vec<Carried> = books.workers.into_iter().map(|totals| Carried { totals, ..Carried::default() }).collect();
         all.resize_with(self.workers.mailboxes().len(), Carried::default);
         let ports = self.ports.carry(&books.ports, &books.past_ports);
+        let reasons = self.ports.carry_reasons(&books.port_reasons);
         let installed = self.planner.installed();
         let adjacencies = books.routes.iter().filter_map(|r| Some((installed.get(&r.prefix)?.id, r.packets))).collect();
         let known = self.planner.peers();
         let peers = books.peers.iter().filter_map(|(address, t)| Some((known.get(address)?.id, *t))).collect();
         if let Some(first) = all.first_mut() {
-            (first.ports, first.adjacencies, first.peers) = (ports, adjacencies, peers);
+            (first.ports, first.reasons, first.adjacencies, first.peers) = (ports, reasons, adjacencies, peers);
         }
         for (mailbox, carried) in self.workers.mailboxes().iter().zip(all) {
             if mailbox.command(Command::Carry(Box::new(carried))).is_err() {

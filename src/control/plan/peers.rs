@@ -15,7 +15,9 @@ impl PeerTotals {
     /// The sum over workers; nothing for a number that is not counted.
     pub fn of(counters: &[Arc<Counters>], id: PeerId) -> PeerTotals {
         let mut t = PeerTotals::default();
-        for p in counters.iter().filter_map(|c| c.peer(id)) {
+        for c in counters {
+            let Some(p) = c.peer(id) else { continue };
+            t.dropped += c.peer_drops(id);
             t.tx_packets += p.to.packets.get();
             t.tx_bytes += p.to.bytes.get();
             t.rx_packets += p.from.packets.get();
@@ -31,6 +33,7 @@ impl PeerTotals {
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
             rx_packets: self.rx_packets.saturating_sub(base.rx_packets),
             rx_bytes: self.rx_bytes.saturating_sub(base.rx_bytes),
+            dropped: self.dropped.saturating_sub(base.dropped),
         }
     }
 }

@@ -325,7 +325,7 @@ fn a_node_keeps_its_number_while_routes_move_and_starts_from_zero_with_a_new_one
     assert_ne!(first, second);
     let all = std::slice::from_ref(&w.counters).to_vec();
     let totals = |p: &Peer| PeerTotals::of(&all, p.id).since(p.base);
-    let expected = PeerTotals { tx_packets: 1, tx_bytes: 100, rx_packets: 1, rx_bytes: 60 };
+    let expected = PeerTotals { tx_packets: 1, tx_bytes: 100, rx_packets: 1, rx_bytes: 60, dropped: 0 };
     assert_eq!((totals(&w.planner.peers()[&b]), totals(&w.planner.peers()[&c])), (expected, PeerTotals::default()));
     // It goes; another gets its number once no worker uses it, and counts from zero.
     w.desired.senders.remove(&b);

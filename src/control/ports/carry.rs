@@ -3,6 +3,7 @@
 use super::{Key, Opener, PortManager, PortTotals, Wish};
 use crate::frame::PortId;
 use crate::wire::Mac;
+use crate::worker::Reasons;
 use std::collections::BTreeMap;
 
 /// A port that is open.
@@ -33,6 +34,26 @@ impl<O: Opener> PortManager<O> {
     pub fn totals(&self) -> BTreeMap<String, Vec<PortTotals>> {
         let of = |e: &super::Entry| e.ids.iter().zip(&e.bases).map(|(id, base)| PortTotals::of(&self.counters, *id).since(*base)).collect();
         self.entries.iter().map(|(key, e)| (key.to_string(), of(e))).collect()
+    }
+
+    /// Each port's drops by reason since it was opened, number by number.
+    pub fn reasons(&self) -> BTreeMap<String, Vec<Reasons>> {
+        let sum = |id: &PortId| {
+            let mut sum = Reasons::new();
+            let all = self.counters.iter().flat_map(|c| c.port(*id).reason_totals());
+            all.for_each(|(reason, n)| *sum.entry(reason).or_default() += n);
+            sum
+        };
+        self.entries.iter().map(|(key, e)| (key.to_string(), e.ids.iter().map(sum).collect())).collect()
+    }
+
+    /// The numbers of present ports with what their namesakes have dropped.
+    pub fn carry_reasons(&self, reasons: &BTreeMap<String, Vec<Reasons>>) -> Vec<(PortId, Reasons)> {
+        let of = |(key, e): (&Key, &super::Entry)| {
+            let reasons = reasons.get(&key.to_string()).cloned().unwrap_or_default();
+            e.ids.iter().copied().zip(reasons).collect::<Vec<_>>()
+        };
+        self.entries.iter().flat_map(of).filter(|(_, r)| !r.is_empty()).collect()
     }
 
     /// What the numbers of present ports are to be counted up by for what their namesakes have done; what ports have done

@@ -63,6 +63,8 @@ pub(super) struct Entry {
     pub state: State,
     pub driver: Option<&'static str>,
     pub refused: Vec<String>,
+    /// How often it was opened.
+    pub openings: u64,
     /// Of the sockets that were opened last, by number.
     pub losses: Vec<(PortId, Losses)>,
 }
@@ -70,7 +72,7 @@ pub(super) struct Entry {
 impl Entry {
     pub fn new(ids: Vec<PortId>, bases: Vec<PortTotals>, wish: Wish, now: Instant) -> Entry {
         let state = State::Down { why: "not opened yet".into(), retry: now, attempts: 0 };
-        Entry { ids, bases, wish, state, driver: None, refused: Vec::new(), losses: Vec::new() }
+        Entry { ids, bases, wish, state, driver: None, refused: Vec::new(), openings: 0, losses: Vec::new() }
     }
 
     pub fn is_up(&self) -> bool {

@@ -219,6 +219,7 @@ impl<O: Opener> PortManager<O> {
                     }
                 }
                 entry.state = State::Up { outs };
+                entry.openings += 1;
                 true
             }
             Err(refused) => {
@@ -341,6 +342,19 @@ impl<O: Opener> PortManager<O> {
         }
         self.hurry(now);
         self.flush();
+    }
+
+    /// Closes a port and opens it again.
+    pub fn reopen_one(&mut self, key: &Key, now: Instant) {
+        if self.entries.get(key).is_some_and(|e| e.is_up()) {
+            self.close(key, None, now);
+            self.flush();
+        }
+    }
+
+    /// Which opening of the port this is; `None` if it is not open.
+    pub fn opening(&self, key: &Key) -> Option<u64> {
+        self.entries.get(key).filter(|e| e.is_up()).map(|e| e.openings)
     }
 
     /// A generation was published that knows the present ports.

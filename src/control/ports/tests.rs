@@ -2,7 +2,7 @@ use super::*;
 use crate::port::Medium;
 use crate::port::mem::{self, MemPort};
 use crate::port::open::UplinkPorts;
-use crate::worker::Waker;
+use crate::worker::{Reasons, Waker};
 
 /// Opens memory ports, or refuses while `broken`.
 #[derive(Default)]
@@ -250,6 +250,11 @@ fn counts_of_the_manager_before_go_to_ports_of_the_same_name_and_to_the_past() {
     assert_eq!(carried, [(open[0].1[0], t(5))]);
     assert_eq!(b.manager.past(), &BTreeMap::from([("workload", t(107)), ("uplink", t(6))]));
     assert_eq!(b.manager.totals()["workload a"], [t(0)], "it has not been counted here yet");
+    let dropped = |n| Reasons::from([("source-spoofed".to_owned(), n)]);
+    let reasons = [("workload a", vec![dropped(3)]), ("workload b", vec![]), ("workload gone", vec![dropped(4)])];
+    let carried = b.manager.carry_reasons(&reasons.map(|(k, v)| (k.to_owned(), v)).into());
+    assert_eq!(carried, [(open[0].1[0], dropped(3))]);
+    assert_eq!(b.manager.reasons()["workload a"], [Reasons::new()]);
     assert!(wish("cali1", None).identity() != Wish { ifindex: 2, ..wish("cali1", None) }.identity());
     assert_eq!(wish("cali1", None).identity(), Wish { mtu: 9000, ..wish("cali1", None) }.identity(), "the MTU changes while it is open");
 }

@@ -110,6 +110,11 @@ pub struct Evidence<'a> {
     pub largest: Option<u16>,
     /// Damaged packets lately: ours as the peer received them, and the peer's.
     pub damaged: (bool, bool),
+    /// Whether super-frames arrive; of the last one, bytes that arrived as sent and bytes sent; whether one arrived changed
+    /// lately.
+    pub trains: Option<bool>,
+    pub train: Option<(u16, u16)>,
+    pub train_damaged: bool,
     /// Percent.
     pub loss: f64,
     /// Why the last packet could not be sent.
@@ -163,11 +168,39 @@ fn reached(e: &Evidence) -> Verdict {
         (_, true) => return Verdict::of(State::Damaged, "its packets arrive here damaged: likely by an offload on the way", remedy(node)),
         _ => {}
     }
+    if let Some(what) = super_frames(e) {
+        return Verdict::of(State::Damaged, what, offload_remedy(e.target));
+    }
     if e.loss >= LOSSY {
         let remedy = "look for a full or faulty link: `tortie ports` (KERNEL-DROPS) on both nodes, ip -s link, and the switches between";
         return Verdict::of(State::Lossy, format!("{:.0} % of the probes are lost", e.loss), remedy);
     }
     Verdict::plain(State::Up)
+}
+
+/// Packets pass by themselves, and not as segments of a super-frame.
+fn super_frames(e: &Evidence) -> Option<String> {
+    let what = "offload damage: packets from here arrive by themselves, but";
+    match (e.train_damaged, e.trains, e.train) {
+        (true, ..) => Some(format!("{what} not unchanged when they are cut from TCP super-frames")),
+        (_, Some(false), Some((arrived, sent))) => Some(format!("{what} of a TCP super-frame of {sent} bytes only {arrived}")),
+        _ => None,
+    }
+}
+
+/// Which offloads cut super-frames and join what they were cut into.
+fn offload_remedy(t: &Target) -> String {
+    let cutting = match t.path {
+        Path::Vxlan { .. } => "tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off",
+        Path::Ipip => "tx-ipxip4-segmentation off",
+        Path::Direct => "tso off",
+    };
+    format!(
+        "have this node's card cut no tunnel packets and see whether it ends (ethtool -K INTERFACE {cutting}), then have {}'s join none there \
+         (ethtool -K INTERFACE rx-gro-hw off lro off); if so, update the card's driver or firmware. `uplink: {{super-frames: off}}` has them \
+         cut by tortie",
+        t.node
+    )
 }
 
 /// Small packets pass and full ones do not.
@@ -357,6 +390,9 @@ mod tests {
             vni: 4096,
             largest: None,
             damaged: (false, false),
+            trains: None,
+            train: None,
+            train_damaged: false,
             loss: 100.0,
             unsent: None,
         }
@@ -397,6 +433,12 @@ mod tests {
         says(&Evidence { losses: Losses::OUTER_CHECKSUM, ..silent(&vxlan) }, State::Damaged, "outer-udp-checksum", "tx off");
         says(&Evidence { damaged: (true, false), ..up(&vxlan) }, State::Damaged, "from here arrive damaged", "this node");
         says(&Evidence { damaged: (false, true), ..up(&vxlan) }, State::Damaged, "its packets", "on n2");
+        let cut = |target| Evidence { trains: Some(false), train: Some((1410, 10_575)), ..up(target) };
+        says(&cut(&vxlan), State::Damaged, "offload damage", "tx-udp_tnl-segmentation off");
+        says(&cut(&ipip), State::Damaged, "super-frame of 10575 bytes only 1410", "tx-ipxip4-segmentation off");
+        says(&Evidence { train_damaged: true, ..up(&vxlan) }, State::Damaged, "offload damage", "super-frames: off");
+        says(&Evidence { trains: Some(true), train: Some((10_575, 10_575)), ..up(&vxlan) }, State::Up, "", "");
+        says(&Evidence { full: Some(false), largest: Some(1350), ..cut(&vxlan) }, State::SmallOnly, "1450 bytes", "");
         says(&Evidence { loss: 25.0, ..up(&vxlan) }, State::Lossy, "25 %", "KERNEL-DROPS");
         says(&Evidence { other_key: true, ..silent(&vxlan) }, State::OtherKey, "another key", "key-file");
         says(&Evidence { unsent: Some("Operation not permitted"), ..silent(&vxlan) }, State::NotSent, "not permitted", "OUTPUT");
@@ -431,6 +473,9 @@ mod tests {
                 losses: Losses(losses),
                 largest: (bits & 1 << 16 != 0).then_some(1350),
                 damaged: (bits & 1 << 17 != 0, bits & 1 << 18 != 0),
+                trains: three(20),
+                train: Some((0, 10_575)),
+                train_damaged: bits & 1 << 22 != 0,
                 loss: f64::from(bits >> 25),
                 unsent: (bits & 1 << 19 != 0).then_some("x"),
                 ..silent(&target)

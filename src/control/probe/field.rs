@@ -7,6 +7,7 @@ use super::diagnose::{State, Unreachable};
 use super::packet::{self, Answer, Damage, Key, Kind, Losses, Probe, Received, Refused, SMALL};
 use super::peer::{Allowed, ECHO_SMALL, GRID, Here, Peer, Round, SECOND, question};
 use super::target::{Path, Target};
+use super::train::{self, Piece};
 use super::{Orders, limit::Bucket};
 use crate::ops::view::{PeerRow, PeersRow};
 use crate::wire::ipv4;
@@ -26,6 +27,8 @@ pub fn turn() -> Duration {
 /// Packets per second for searches, and answers per second.
 const SEARCHES: u64 = 512;
 const ANSWERS: u64 = 1024;
+/// Trains per second, of some ten kilobytes each; beyond them, peers to which the last one failed get theirs out of turn.
+const TRAINS: u64 = 4;
 /// How long a kind of drop counts as lately.
 const LATELY: u64 = 3 * SECOND;
 
@@ -36,6 +39,8 @@ pub const LOSSES: [Losses; 6] =
 /// Where packets leave by.
 pub trait Wire {
     fn send(&mut self, packet: &[u8], to: Ipv4Addr) -> io::Result<()>;
+    /// Sends a TCP super-frame, its checksum unfinished, to be cut into segments with so many bytes of payload.
+    fn send_super(&mut self, packet: &[u8], segment: u16) -> io::Result<()>;
     /// Nanoseconds since any fixed moment.
     fn now(&self) -> u64;
 }
@@ -50,6 +55,7 @@ pub struct Totals {
     pub stale: u64,
     pub limited: u64,
     pub damaged: u64,
+    pub trains_sent: u64,
 }
 
 /// A probe of another node, to be answered.
@@ -85,11 +91,13 @@ pub struct Field {
     instance: u64,
     echo: u16,
     buffer: Vec<u8>,
+    train: Vec<u8>,
     /// So that what was put off is not made up for at once.
     rounds: Bucket,
     fast: Bucket,
     searches: Bucket,
     answers: Bucket,
+    trains: Bucket,
     asked: Vec<Asked>,
     totals: Totals,
     drops: Option<[u64; LOSSES.len()]>,
@@ -111,10 +119,12 @@ impl Field {
             instance,
             echo: instance as u16,
             buffer: packet::buffer(usize::from(SMALL)),
+            train: Vec::new(),
             rounds: Bucket::new(2 * ROUNDS),
             fast: Bucket::new(ROUNDS),
             searches: Bucket::new(SEARCHES),
             answers: Bucket::new(ANSWERS),
+            trains: Bucket::new(TRAINS),
             asked: Vec::new(),
             totals: Totals::default(),
             drops: None,
@@ -168,6 +178,7 @@ impl Field {
         let longest = orders.targets.iter().map(|t| t.full).max().unwrap_or(0).max(2 * SMALL);
         if usize::from(longest) != self.buffer.len() {
             self.buffer = packet::buffer(longest.into());
+            self.train = train::buffer(longest);
         }
         self.interval = (orders.interval.as_nanos() as u64).max(self.peers.len() as u64 * turn);
         self.orders = orders;
@@ -191,7 +202,12 @@ impl Field {
 
     fn attend(&mut self, i: usize, wire: &mut impl Wire) -> u64 {
         let now = wire.now();
-        let allowed = Allowed { lean: self.orders.lean, fast: self.fast.has(now, 1), search: self.searches.has(now, 16) };
+        let allowed = Allowed {
+            lean: self.orders.lean,
+            fast: self.fast.has(now, 1),
+            search: self.searches.has(now, 16),
+            train: self.trains.has(now, 1),
+        };
         let work = self.peers[i].work(now, self.interval, allowed);
         if work.round.is_some() {
             if work.fast { &mut self.fast } else { &mut self.rounds }.take(now, 1);
@@ -211,10 +227,13 @@ impl Field {
         work.next
     }
 
-    /// In ascending order of length.
+    /// A train goes first, so that answers to what follows can tell of it; the rest in ascending order of length.
     fn ask_round(&mut self, i: usize, round: Round, wire: &mut impl Wire) -> Result<(), String> {
         let t = &self.peers[i].target;
         let (from, to, address, full) = (t.from, t.to, t.address, t.full);
+        if round.train {
+            self.send_train(i, full, round.seq, wire);
+        }
         let small = if round.small { self.ask(i, Kind::Small, SMALL, round.seq, wire) } else { Ok(()) };
         if round.echo {
             let own = self.orders.address.unwrap_or(from);
@@ -232,7 +251,7 @@ impl Field {
         let now = wire.now();
         let losses = self.losses(now);
         let peer = &self.peers[i];
-        let probe = question(kind, size, seq, self.instance, now, peer.heard(now), losses);
+        let probe = Probe { trains: Some(peer.arrival()), ..question(kind, size, seq, self.instance, now, peer.heard(now), losses) };
         let packet = packet::write(&mut self.buffer, key, &probe, peer.target.from, peer.target.to);
         self.totals.sent += 1;
         match wire.send(packet, peer.target.to) {
@@ -243,8 +262,32 @@ impl Field {
         }
     }
 
-    /// A packet of the probes' ICMP type, received at `at`.
+    fn send_train(&mut self, i: usize, full: u16, seq: u32, wire: &mut impl Wire) {
+        let Some(key) = &self.key else { return };
+        let now = wire.now();
+        let losses = Field::losses_of(&self.dropped_at, now);
+        let peer = &mut self.peers[i];
+        let probe = question(Kind::Train, full, seq, self.instance, now, peer.heard(now), losses);
+        let Some(train) = train::write(&mut self.train, key, &probe, peer.target.from, peer.target.to) else { return };
+        self.trains.take(now, 1);
+        let sent = wire.send_super(train.packet, train.segment).is_ok();
+        peer.train_sent(seq, sent.then_some(train.bytes));
+        self.totals.trains_sent += u64::from(sent);
+    }
+
+    /// A piece of somebody's train, received at `at`.
+    fn take_train(&mut self, at: u64, piece: &Piece) {
+        let ours = [self.orders.address, self.orders.tunnel_address].contains(&Some(piece.to));
+        let (Some(key), Some(i)) = (&self.key, self.by_probed.get(&piece.from).filter(|_| ours)) else { return };
+        let intact = self.peers[*i].train(at, piece, key);
+        self.totals.damaged += u64::from(!intact);
+    }
+
+    /// A packet of the probes' ICMP type or of a train, received at `at`.
     pub fn take(&mut self, at: u64, packet: &[u8]) {
+        if let Some(piece) = Piece::read(packet) {
+            return self.take_train(at, &piece);
+        }
         let Some(key) = &self.key else { return };
         match packet::read(packet, key) {
             // Another's, seen in passing.
@@ -297,9 +340,9 @@ impl Field {
         }
     }
 
-    /// Whether somebody waits for an answer.
-    pub fn is_asked(&self) -> bool {
-        !self.asked.is_empty()
+    /// When those who have asked are to be answered: together, and with what is to be asked then.
+    pub fn answer_at(&self) -> Option<u64> {
+        self.asked.first().map(|a| (a.at / GRID + 1) * GRID)
     }
 
     /// Answers all who asked. The time that they waited is in the answers.
@@ -309,7 +352,10 @@ impl Field {
             let now = wire.now();
             let held_ns = u32::try_from(now.saturating_sub(a.at)).unwrap_or(u32::MAX);
             let losses = Field::losses_of(&self.dropped_at, now);
-            let answer = Probe { is_answer: true, held_ns, heard: a.heard, losses, damage: a.damage, ..a.probe };
+            // As of now: a train on its way to the worker beside the question may have come after it.
+            let arrival = self.by_probed.get(&a.from).map(|i| self.peers[*i].arrival());
+            let trains = Some(arrival.unwrap_or_default());
+            let answer = Probe { is_answer: true, held_ns, heard: a.heard, losses, damage: a.damage, trains, ..a.probe };
             if wire.send(packet::write(&mut self.buffer, key, &answer, a.to, a.from), a.from).is_ok() {
                 self.totals.answers_sent += 1;
             }
@@ -388,6 +434,7 @@ impl Field {
             stale: t.stale,
             limited: t.limited,
             damaged: t.damaged,
+            super_frames_sent: t.trains_sent,
             peers: rows.collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! Probes: each node measures the way to each other node, in the tunnel itself, and says what stands in it.
 //!
-//! [`packet`] is the form, [`peer`] what is known of one peer, [`diagnose`] what that means, [`field`] all peers
+//! [`packet`] and [`train`] are the forms, [`peer`] what is known of one peer, [`diagnose`] what that means, [`field`] all peers
 //! and whose turn it is; those are pure. [`thread`](mod@thread) has the sockets.
 
 pub mod diagnose;
@@ -8,10 +8,12 @@ pub mod field;
 mod limit;
 pub mod packet;
 pub mod peer;
+mod rounds;
 mod search;
 pub mod settings;
 pub mod target;
 mod thread;
+pub mod train;
 
 #[cfg(test)]
 pub mod tests;

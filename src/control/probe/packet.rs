@@ -14,7 +14,10 @@
 //! | 32 | tenths of a second since the sender heard of the receiver last; 65,535: never, or longer |
 //! | 34 | why the sender has dropped tunnel packets lately ([`Losses`]) |
 //! | 36 | in an answer: what was damaged in the packet that asked ([`Damage`]) |
-//! | 37 | zero |
+//! | 37 | bit 0: the sender takes trains ([`train`](super::train)); bit 1: the last one from the receiver came damaged |
+//! | 38 | of that one: the low half of its sequence number |
+//! | 40 | of that one: bytes that arrived as they were sent |
+//! | 42 | zero |
 //! | 48 | tag |
 //!
 //! The tag is HMAC-SHA-256, cut to 16 bytes (RFC 2104, section 5), over both addresses, the code and the 48 bytes
@@ -33,16 +36,22 @@ const ASK: u8 = 0;
 const ANSWER: u8 = 1;
 const ICMP: usize = ipv4::HEADER;
 const BODY: usize = ICMP + 8;
-const TAG: usize = BODY + 48;
-const PADDING: usize = TAG + 16;
+/// Bytes that the tag is over, and with the tag.
+const SIGNED: usize = 48;
+pub(super) const BODY_LEN: usize = SIGNED + 16;
+const PADDING: usize = BODY + BODY_LEN;
 /// Length of an answer, and of the smallest packet that asks.
 pub const SMALL: u16 = PADDING as u16;
+/// First bytes of a body.
 const MAGIC: &[u8; 5] = b"tort\x01";
+/// Bits at 37.
+const TAKES_TRAINS: u8 = 1;
+const TRAIN_DAMAGED: u8 = 2;
 /// Never, or longer ago than can be said.
 pub const NEVER: u16 = u16::MAX;
 
 /// The padding, over and over: a prime length, so that no power of two is a period of it.
-const PATTERN: [u8; 251] = {
+pub(super) const PATTERN: [u8; 251] = {
     let mut p = [0; 251];
     let mut i = 0;
     while i < 251 {
@@ -66,8 +75,13 @@ impl Key {
         Key(Hmac::new(&block.into()))
     }
 
-    fn over(&self, packet: &[u8]) -> Hmac<Sha256> {
-        self.0.clone().chain_update(&packet[12..20]).chain_update([packet[ICMP + 1]]).chain_update(&packet[BODY..TAG])
+    fn over(&self, addresses: [u8; 8], code: u8, body: &[u8]) -> Hmac<Sha256> {
+        self.0.clone().chain_update(addresses).chain_update([code]).chain_update(&body[..SIGNED])
+    }
+
+    /// Whether a body's tag is right.
+    pub(super) fn made(&self, addresses: [u8; 8], code: u8, body: &[u8]) -> bool {
+        self.over(addresses, code, body).verify_truncated_left(&body[SIGNED..BODY_LEN]).is_ok()
     }
 }
 
@@ -79,6 +93,19 @@ pub enum Kind {
     Full = 1,
     /// One of the sizes between, when full ones do not pass.
     Search = 2,
+    /// A TCP super-frame ([`train`](super::train)).
+    Train = 3,
+}
+
+/// What arrived of the last train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The low half of its sequence number.
+    pub seq: u16,
+    /// As they were sent.
+    pub bytes: u16,
+    /// Something came that was not as it was sent.
+    pub damaged: bool,
 }
 
 /// Reasons for which a node has dropped tunnel packets lately, one bit each.
@@ -126,6 +153,8 @@ pub struct Probe {
     pub heard: u16,
     pub losses: Losses,
     pub damage: Damage,
+    /// Of the receiver's trains; `None` if the sender takes none.
+    pub trains: Option<Arrival>,
 }
 
 impl Probe {
@@ -169,26 +198,44 @@ pub fn write<'a>(buffer: &'a mut [u8], key: &Key, probe: &Probe, source: Ipv4Add
         _ if probe.is_answer => NOT_ECT,
         Kind::Small => NOT_ECT,
         Kind::Full => ECT0,
-        Kind::Search => ECT1,
+        Kind::Search | Kind::Train => ECT1,
     };
     header(p, source, to, ecn);
-    p[ICMP..TAG].fill(0);
-    (p[ICMP], p[ICMP + 1]) = (ICMP_TYPE, if probe.is_answer { ANSWER } else { ASK });
-    p[BODY..BODY + 5].copy_from_slice(MAGIC);
-    p[BODY + 5] = probe.kind as u8;
-    put16(p, BODY + 6, probe.size);
-    p[BODY + 8..BODY + 16].copy_from_slice(&probe.instance.to_be_bytes());
-    p[BODY + 16..BODY + 24].copy_from_slice(&probe.sent_ns.to_be_bytes());
-    put32(p, BODY + 24, probe.seq);
-    put32(p, BODY + 28, probe.held_ns);
-    put16(p, BODY + 32, probe.heard);
-    put16(p, BODY + 34, probe.losses.0);
-    p[BODY + 36] = probe.damage.0;
-    let tag = key.over(p).finalize().into_bytes();
-    p[TAG..PADDING].copy_from_slice(&tag[..PADDING - TAG]);
+    p[ICMP..BODY].fill(0);
+    let code = if probe.is_answer { ANSWER } else { ASK };
+    (p[ICMP], p[ICMP + 1]) = (ICMP_TYPE, code);
+    let addresses = addresses(p);
+    write_body(&mut p[BODY..PADDING], key, probe, addresses, code);
     let sum = checksum::finish(checksum::sum(&p[ICMP..]));
     put16(p, ICMP + 2, sum);
     p
+}
+
+/// Source and destination of a packet.
+pub(super) fn addresses(packet: &[u8]) -> [u8; 8] {
+    std::array::from_fn(|i| packet[12 + i])
+}
+
+/// Writes a body of [`BODY_LEN`] bytes with its tag.
+pub(super) fn write_body(b: &mut [u8], key: &Key, probe: &Probe, addresses: [u8; 8], code: u8) {
+    b[..SIGNED].fill(0);
+    b[..5].copy_from_slice(MAGIC);
+    b[5] = probe.kind as u8;
+    put16(b, 6, probe.size);
+    b[8..16].copy_from_slice(&probe.instance.to_be_bytes());
+    b[16..24].copy_from_slice(&probe.sent_ns.to_be_bytes());
+    put32(b, 24, probe.seq);
+    put32(b, 28, probe.held_ns);
+    put16(b, 32, probe.heard);
+    put16(b, 34, probe.losses.0);
+    b[36] = probe.damage.0;
+    if let Some(a) = probe.trains {
+        b[37] = TAKES_TRAINS | if a.damaged { TRAIN_DAMAGED } else { 0 };
+        put16(b, 38, a.seq);
+        put16(b, 40, a.bytes);
+    }
+    let tag = key.over(addresses, code, b).finalize().into_bytes();
+    b[SIGNED..BODY_LEN].copy_from_slice(&tag[..BODY_LEN - SIGNED]);
 }
 
 /// An ICMP echo request (RFC 792) of so many bytes in all.
@@ -232,14 +279,19 @@ pub fn read(packet: &[u8], key: &Key) -> Result<Received, Refused> {
     }
     let from = Ipv4Addr::from(ipv4::src(p));
     let sound = checksum::fold(checksum::sum(&p[ICMP..])) == 0xffff;
-    if key.over(p).verify_truncated_left(&p[TAG..PADDING]).is_err() {
+    if !key.made(addresses(p), p[ICMP + 1], &p[BODY..PADDING]) {
         return Err(match p[BODY..BODY + 5] == *MAGIC {
             true if sound => Refused::Unauthenticated { from },
             true => Refused::Mangled { from },
             false => Refused::Foreign,
         });
     }
-    let probe = parse(p).ok_or(Refused::Foreign)?;
+    let is_answer = match p[ICMP + 1] {
+        ASK => false,
+        ANSWER => true,
+        _ => return Err(Refused::Foreign),
+    };
+    let probe = read_body(&p[BODY..PADDING], is_answer).ok_or(Refused::Foreign)?;
     let as_long = total == probe.packet_len();
     let pattern = p[PADDING..].chunks(PATTERN.len()).all(|c| *c == PATTERN[..c.len()]);
     let mut damage = Damage::default();
@@ -252,32 +304,30 @@ pub fn read(packet: &[u8], key: &Key) -> Result<Received, Refused> {
     Ok(Received { probe, from, to: ipv4::dst(p).into(), damage })
 }
 
-/// The fields of an authentic packet; `None` for those of another version.
-fn parse(p: &[u8]) -> Option<Probe> {
-    let is_answer = match p[ICMP + 1] {
-        ASK => false,
-        ANSWER => true,
-        _ => return None,
-    };
-    let kind = match p[BODY + 5] {
+/// The fields of an authentic body; `None` for those of another version.
+pub(super) fn read_body(b: &[u8], is_answer: bool) -> Option<Probe> {
+    let kind = match b[5] {
         0 => Kind::Small,
         1 => Kind::Full,
         2 => Kind::Search,
+        3 => Kind::Train,
         _ => return None,
     };
-    let be64 = |at: usize| u64::from(be32(p, at)) << 32 | u64::from(be32(p, at + 4));
-    let magic = p[BODY..BODY + 5] == *MAGIC;
+    let be64 = |at: usize| u64::from(be32(b, at)) << 32 | u64::from(be32(b, at + 4));
+    let arrival = Arrival { seq: be16(b, 38), bytes: be16(b, 40), damaged: b[37] & TRAIN_DAMAGED != 0 };
+    let magic = b[..5] == *MAGIC;
     magic.then(|| Probe {
         is_answer,
         kind,
-        size: be16(p, BODY + 6),
-        instance: be64(BODY + 8),
-        sent_ns: be64(BODY + 16),
-        seq: be32(p, BODY + 24),
-        held_ns: be32(p, BODY + 28),
-        heard: be16(p, BODY + 32),
-        losses: Losses(be16(p, BODY + 34)),
-        damage: Damage(p[BODY + 36]),
+        size: be16(b, 6),
+        instance: be64(8),
+        sent_ns: be64(16),
+        seq: be32(b, 24),
+        held_ns: be32(b, 28),
+        heard: be16(b, 32),
+        losses: Losses(be16(b, 34)),
+        damage: Damage(b[36]),
+        trains: (b[37] & TAKES_TRAINS != 0).then_some(arrival),
     })
 }
 
@@ -339,6 +389,7 @@ mod tests {
             heard: 3,
             losses: Losses::VNI,
             damage: Damage::default(),
+            trains: Some(Arrival { seq: 9, bytes: 11_000, damaged: true }),
         }
     }
 

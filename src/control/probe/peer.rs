@@ -1,13 +1,15 @@
 //! What is known of one peer, in a fixed amount of memory. Pure: time is handed in, packets are described and not sent.
 //!
-//! A round is one small and one full probe. One that is not answered in time is followed by others at short notice,
+//! A round is one small and one full probe; now and then a train goes before them. One that is not answered in time is followed by others at short notice,
 //! with ICMP echo beside them, until it is clear that something is wrong; then the peer gets its rounds at the
 //! common interval again.
 
 use super::diagnose::{Evidence, State, Theirs, Unreachable, Verdict, judge};
-use super::packet::{self, Kind, Losses, NEVER, Probe, SMALL};
+use super::packet::{self, Arrival, Key, Kind, Losses, NEVER, Probe, SMALL};
+use super::rounds::{DOUBT, RECENT, Rounds, Times};
 use super::search::Search;
-use super::target::Target;
+use super::target::{Path, Target};
+use super::train::{Arriving, Piece, Trains};
 use crate::ops::view::PeerRow;
 use std::net::Ipv4Addr;
 
@@ -17,8 +19,6 @@ pub const SECOND: u64 = 1000 * MILLISECOND;
 pub const GRID: u64 = 50 * MILLISECOND;
 /// Between rounds while a peer is in doubt.
 pub const FAST: u64 = 250 * MILLISECOND;
-/// So many rounds in a row without an answer are no accident.
-const DOUBT: u32 = 3;
 /// How long an answer may take: four times the mean, within these.
 const PATIENCE_MIN: u64 = 300 * MILLISECOND;
 const PATIENCE_MAX: u64 = SECOND;
@@ -29,9 +29,6 @@ const SEARCH_MIN: u64 = 100 * MILLISECOND;
 /// A damaged packet counts as lately for so long; so do errors and what the peer said.
 const DAMAGE_LATELY: u64 = 30 * SECOND;
 const LATELY: u64 = 5 * SECOND;
-/// Round-trip times that are kept, and rounds whose time of sending is.
-const TIMES: usize = 32;
-const RECENT: usize = 8;
 
 /// Length of the small echo request. No two packets of a round have one length, and they go out in ascending order, so that
 /// none becomes part of a super-frame.
@@ -45,6 +42,8 @@ pub struct Round {
     pub small: bool,
     /// Whether ICMP echo is asked for, too: through the tunnel, small and full, and of the node.
     pub echo: bool,
+    /// Whether a train goes before all of these.
+    pub train: bool,
 }
 
 /// What there is room for.
@@ -54,6 +53,7 @@ pub struct Allowed {
     pub lean: bool,
     pub fast: bool,
     pub search: bool,
+    pub train: bool,
 }
 
 /// What is to be done for a peer now.
@@ -67,116 +67,13 @@ pub struct Work {
     pub next: u64,
 }
 
-/// Answers by round, the latest round in the lowest bit.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rounds {
-    /// Since the peer was reached first, or again; at most 64 are known.
-    count: u32,
-    small: u64,
-    full: u64,
-    /// Rounds without a small probe.
-    lean: u64,
-    /// Rounds with echo, and their answers.
-    echoes: u64,
-    echo: u64,
-    echo_full: u64,
-    echo_node: u64,
-    at: [u64; RECENT],
-}
-
-impl Rounds {
-    fn start(&mut self, now: u64, echo: bool, lean: bool) {
-        let Rounds { small, full, lean: leans, echoes, echo: echo_far, echo_full, echo_node, .. } = self;
-        for bits in [small, full, leans, echoes, echo_far, echo_full, echo_node] {
-            *bits <<= 1;
-        }
-        self.echoes |= u64::from(echo);
-        self.lean |= u64::from(lean);
-        self.at.rotate_right(1);
-        self.at[0] = now;
-        self.count = self.count.saturating_add(1);
-    }
-
-    fn known(&self) -> u32 {
-        self.count.min(64)
-    }
-
-    /// The latest `n` rounds.
-    fn first(&self, n: u32) -> u64 {
-        if n < 64 { (1 << n) - 1 } else { u64::MAX }
-    }
-
-    /// How many of the latest rounds may still be answered.
-    fn open(&self, now: u64, patience: u64) -> u32 {
-        let known = self.known() as usize;
-        self.at.iter().take(known).take_while(|at| now < *at + patience).count() as u32
-    }
-
-    /// Whether something was answered in the last rounds; `None` while there are too few. `asked`: rounds that count.
-    fn lately(&self, answers: u64, asked: u64, open: u32) -> Option<bool> {
-        let asked = asked & self.first(self.known());
-        let mut bits = 0u64;
-        let mut decided = 0;
-        for back in (0..self.known()).filter(|back| asked & 1 << back != 0) {
-            if decided == DOUBT {
-                break;
-            }
-            bits |= 1 << back;
-            decided += u32::from(back >= open);
-        }
-        if answers & bits != 0 { Some(true) } else { (decided == DOUBT).then_some(false) }
-    }
-
-    /// Rounds without an answer since the last one with, open ones left out.
-    fn missed(&self, answers: u64, open: u32) -> u32 {
-        let decided = self.known().saturating_sub(open);
-        if answers & self.first(open) != 0 {
-            return 0;
-        }
-        (answers >> open).trailing_zeros().min(decided)
-    }
-
-    /// Percent of the rounds that are answered, or older than the latest `open`.
-    fn loss(&self, answers: u64, asked: u64, open: u32) -> Option<f64> {
-        let asked = self.first(self.known()) & asked & (!self.first(open) | answers);
-        let (decided, answered) = (asked.count_ones(), (answers & asked).count_ones());
-        (decided > 0).then(|| f64::from(decided - answered) * 100.0 / f64::from(decided))
-    }
-}
-
-/// Round-trip times, the oldest overwritten first.
-#[derive(Clone, Copy, Debug, Default)]
-struct Times {
-    ns: [u32; TIMES],
-    count: u64,
-}
-
-impl Times {
-    fn add(&mut self, ns: u64) {
-        self.ns[(self.count % TIMES as u64) as usize] = u32::try_from(ns).unwrap_or(u32::MAX);
-        self.count += 1;
-    }
-
-    fn all(&self) -> &[u32] {
-        &self.ns[..self.count.min(TIMES as u64) as usize]
-    }
-
-    fn last(&self) -> Option<u32> {
-        self.count.checked_sub(1).map(|n| self.ns[(n % TIMES as u64) as usize])
-    }
-
-    fn mean(&self) -> Option<u64> {
-        let all = self.all();
-        (!all.is_empty()).then(|| all.iter().map(|t| u64::from(*t)).sum::<u64>() / all.len() as u64)
-    }
-}
-
 /// What the peer said in the last packet of its own, and when.
 #[derive(Clone, Copy, Debug)]
 struct Said {
     at: u64,
     heard: u16,
     losses: Losses,
+    takes_trains: bool,
 }
 
 /// The process at the other end, to know what is old.
@@ -213,6 +110,9 @@ pub struct Peer {
     other_key_at: Option<u64>,
     unreachable: Option<(u64, Unreachable)>,
     unsent: Option<String>,
+    /// Ours, and the peer's last.
+    trains: Trains,
+    arriving: Option<Arriving>,
 }
 
 /// What holds for all peers.
@@ -246,6 +146,8 @@ impl Peer {
             other_key_at: None,
             unreachable: None,
             unsent: None,
+            trains: Trains::default(),
+            arriving: None,
         }
     }
 
@@ -266,7 +168,11 @@ impl Peer {
     pub fn in_doubt(&self, now: u64) -> bool {
         let open = self.open(now);
         let missed = |answers| Peer::doubtful(self.rounds.missed(answers, open));
-        self.rounds.count <= DOUBT || missed(self.rounds.small) || missed(self.rounds.full)
+        self.rounds.count <= DOUBT
+            || missed(self.rounds.small)
+            || missed(self.rounds.full)
+            || self.trains.late
+            || Peer::doubtful(self.trains.failed)
     }
 
     /// What is due. `allowed`: whether a round out of turn is, and a round of a search.
@@ -282,13 +188,17 @@ impl Peer {
             if missed >= DOUBT {
                 self.reached = false;
             }
+            if !self.reached || !self.takes_trains() {
+                self.trains.reset();
+            }
             let echo = missed > 0 || (self.rounds.count > 0 && !self.reached);
-            let lean =
-                allowed.lean && self.reached && self.rounds.count > DOUBT && missed == 0 && self.rounds.missed(self.rounds.full, open) == 0;
+            let sure = self.reached && self.rounds.count > DOUBT && missed == 0 && self.rounds.missed(self.rounds.full, open) == 0;
+            let lean = allowed.lean && sure;
+            let train = sure && self.takes_trains() && self.trains.due() && (allowed.train || (work.fast && self.trains.failed > 0));
             self.seq = self.seq.wrapping_add(1);
             self.rounds.start(now, echo, lean);
             self.unsent = None;
-            work.round = Some(Round { seq: self.seq, small: !lean, echo });
+            work.round = Some(Round { seq: self.seq, small: !lean, echo, train });
             work.next = now + self.patience().min(interval);
         } else {
             work.next = last + wait;
@@ -334,6 +244,40 @@ impl Peer {
         Some(search.round(until))
     }
 
+    /// Whether the way to it is one of super-frames, and it knows what to do with them.
+    fn takes_trains(&self) -> bool {
+        self.target.path != Path::Direct && self.said.is_some_and(|s| s.takes_trains)
+    }
+
+    /// A train of so many bytes has left with this round, or could not.
+    pub fn train_sent(&mut self, seq: u32, bytes: Option<u16>) {
+        match bytes {
+            Some(bytes) => self.trains.sent(seq, bytes),
+            None => self.trains.reset(),
+        }
+    }
+
+    /// A piece of a train of the peer's. False if it is damaged.
+    pub fn train(&mut self, now: u64, piece: &Piece, key: &Key) -> bool {
+        if let Some(probe) = piece.beginning(key) {
+            // Its questions have told which process it is.
+            if probe.instance != self.process.instance || self.arriving.is_some_and(|a| a.is_not_before(&probe)) {
+                return true;
+            }
+            self.arriving = Some(Arriving::new(&probe, piece));
+        }
+        let intact = self.arriving.as_mut().is_none_or(|a| a.take(piece));
+        if !intact {
+            self.damaged_here(now);
+        }
+        intact
+    }
+
+    /// What arrived of the peer's last train.
+    pub fn arrival(&self) -> Arrival {
+        self.arriving.map(|a| a.arrival).unwrap_or_default()
+    }
+
     /// What a probe of ours says besides what it asks.
     pub fn heard(&self, now: u64) -> u16 {
         let tenths = self.heard_at.map(|at| now.saturating_sub(at) / (100 * MILLISECOND));
@@ -360,7 +304,7 @@ impl Peer {
 
     fn note(&mut self, now: u64, p: &Probe) {
         self.heard_at = Some(now);
-        self.said = Some(Said { at: now, heard: p.heard, losses: p.losses });
+        self.said = Some(Said { at: now, heard: p.heard, losses: p.losses, takes_trains: p.trains.is_some() });
     }
 
     /// The peer asks. False if the packet is a repetition of an old one, and not to be answered.
@@ -384,6 +328,7 @@ impl Peer {
                 true
             }
             Kind::Small | Kind::Full => self.answered_round(p),
+            Kind::Train => false,
         };
         let back = self.seq.wrapping_sub(p.seq);
         if !taken {
@@ -399,6 +344,9 @@ impl Peer {
         if p.damage.any() {
             self.damaged_there += 1;
             self.damaged_at[0] = Some(now);
+        }
+        if let (Kind::Full, Some(arrival)) = (p.kind, p.trains) {
+            self.damaged_there += u64::from(self.trains.answered(now, p.seq, arrival));
         }
         if damaged {
             self.damaged_here(now);
@@ -516,6 +464,9 @@ impl Peer {
                 self.damaged_at[0].as_ref().is_some_and(|at| lately(at, DAMAGE_LATELY)),
                 self.damaged_at[1].as_ref().is_some_and(|at| lately(at, DAMAGE_LATELY)),
             ),
+            trains: if self.trains.failed >= DOUBT { Some(false) } else { self.trains.passed.then_some(true) },
+            train: self.trains.last,
+            train_damaged: self.trains.damaged_at.as_ref().is_some_and(|at| lately(at, DAMAGE_LATELY)),
             // Too few rounds are no measure, and those missed just now are in doubt.
             loss: if r.known() >= 16 { r.loss(small, asked[0], open + missed).unwrap_or(0.0) } else { 0.0 },
             unsent: self.unsent.as_deref(),
@@ -550,6 +501,8 @@ impl Peer {
             rtt_mean_ms: self.times.mean().map(ms),
             full_bytes: t.full,
             largest_bytes: if whole { Some(t.full) } else { self.largest },
+            super_frame_bytes: self.trains.last.map(|(_, sent)| sent),
+            super_frame_arrived_bytes: self.trains.last.map(|(arrived, _)| arrived),
             damaged_there: self.damaged_there,
             damaged_here: self.damaged_here,
             answered_s: age(self.answered_at),
@@ -563,5 +516,5 @@ impl Peer {
 /// What a probe of a round or a search asks.
 pub fn question(kind: Kind, size: u16, seq: u32, instance: u64, now: u64, heard: u16, losses: Losses) -> Probe {
     let damage = packet::Damage::default();
-    Probe { is_answer: false, kind, size, instance, sent_ns: now, seq, held_ns: 0, heard, losses, damage }
+    Probe { is_answer: false, kind, size, instance, sent_ns: now, seq, held_ns: 0, heard, losses, damage, trains: None }
 }

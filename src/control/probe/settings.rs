@@ -1,5 +1,6 @@
-//! `probes` in the node's configuration.
+//! `probes` in the node's configuration, and the variables that go over it.
 
+use crate::control::env::{EnvError, Environment, flag};
 use crate::control::yaml::{Field, FieldError, quoted};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,9 @@ use std::time::Duration;
 /// Between two rounds, unless told otherwise; and what may be asked for.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(3600);
+
+/// Variables for the keys enabled, interval and key-file.
+pub const VARIABLES: [&str; 3] = ["TORTIE_PROBES", "TORTIE_PROBES_INTERVAL", "TORTIE_PROBES_KEY_FILE"];
 
 /// Whether, how often and with which key peers are measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +38,19 @@ impl Settings {
             enabled: f.get("enabled")?.boolean()?.unwrap_or(true),
             interval: match interval.text()? {
                 None => INTERVAL,
-                Some(text) => duration(text)
-                    .filter(|d| INTERVALS.contains(d))
-                    .ok_or_else(|| interval.error(format!("{} is not a time from 500ms to 3600s, like 1s or 1500ms", quoted(text))))?,
+                Some(text) => allowed(text).map_err(|fault| interval.error(format!("{} is {fault}", quoted(text))))?,
             },
             key_file: if key_file.is_present() { Some(folder.join(key_file.required_text()?)) } else { None },
+        })
+    }
+
+    /// With what the environment says instead.
+    pub fn over(self, env: &Environment, folder: &Path) -> Result<Settings, EnvError> {
+        let [enabled, interval, key_file] = VARIABLES;
+        Ok(Settings {
+            enabled: env.read(enabled, flag)?.unwrap_or(self.enabled),
+            interval: env.read(interval, allowed)?.unwrap_or(self.interval),
+            key_file: env.get(key_file).map(|path| folder.join(path)).or(self.key_file),
         })
     }
 
@@ -68,6 +80,10 @@ impl Settings {
     }
 }
 
+fn allowed(text: &str) -> Result<Duration, String> {
+    duration(text).filter(|d| INTERVALS.contains(d)).ok_or_else(|| "not a time from 500ms to 3600s, like 1s or 1500ms".into())
+}
+
 /// A whole number of seconds or milliseconds with its unit.
 fn duration(text: &str) -> Option<Duration> {
     if let Some(ms) = text.strip_suffix("ms") {
@@ -88,6 +104,20 @@ mod tests {
             let s = Settings { interval: Duration::from_millis(ms), ..Settings::default() };
             assert_eq!(duration(&s.interval_text()), Some(s.interval));
         }
+    }
+
+    #[test]
+    fn the_environment_goes_over_the_file() {
+        let file = Settings { enabled: true, interval: INTERVAL, key_file: Some("/a".into()) };
+        let env = |all: &[(&str, &str)]| all.iter().copied().collect::<Environment>();
+        let over = |all| file.clone().over(&env(all), Path::new("/etc/tortie"));
+        assert_eq!(over(&[]), Ok(file.clone()));
+        let all = [("TORTIE_PROBES", "no"), ("TORTIE_PROBES_INTERVAL", "5s"), ("TORTIE_PROBES_KEY_FILE", "key")];
+        let want = Settings { enabled: false, interval: Duration::from_secs(5), key_file: Some("/etc/tortie/key".into()) };
+        assert_eq!(over(&all), Ok(want));
+        let fault = over(&[("TORTIE_PROBES_INTERVAL", "1m")]).unwrap_err().to_string();
+        assert!(fault.contains("TORTIE_PROBES_INTERVAL=\"1m\": not a time from 500ms"), "{fault}");
+        assert!(over(&[("TORTIE_PROBES", "maybe")]).is_err());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 
 use super::field::{LOSSES, Wire};
 use super::packet::ICMP_TYPE;
-use super::{Board, Orders};
+use super::{Board, Orders, train};
 use crate::drop::DropReason;
-use crate::port::icmp::{Receiver, Sender, wait};
+use crate::port::icmp::{Receiver, Sender, SuperSender, wait};
 use crate::worker::{Counters, Waker};
 use std::io;
 use std::net::Ipv4Addr;
@@ -19,9 +19,6 @@ use std::time::Duration;
 /// a flood of forged packets costs no more than this.
 const AT_ONCE: usize = 64;
 const REST: Duration = Duration::from_millis(10);
-/// Answers wait for so long: an answer at once would make the worker's sleep a short one, and after short sleeps it looks for
-/// packets before it sleeps again, in vain here and at more cost than the answer's.
-const ANSWER: Duration = Duration::from_micros(500);
 /// Counters of drops are looked at this often at least.
 const LOOK: u64 = 1_000_000_000;
 /// Longest packet.
@@ -77,6 +74,8 @@ struct Sockets {
     /// The interfaces they were opened for.
     at: [Option<u32>; 2],
     sender: Sender,
+    /// By way of the host device, where there is one.
+    supers: Option<SuperSender>,
     /// Where probes come in.
     devices: [Option<Receiver>; 2],
     answers: Receiver,
@@ -92,12 +91,17 @@ struct Runner {
 
 struct Out<'a> {
     sender: &'a Sender,
+    supers: Option<&'a SuperSender>,
     board: &'a Board,
 }
 
 impl Wire for Out<'_> {
     fn send(&mut self, packet: &[u8], to: Ipv4Addr) -> io::Result<()> {
         self.sender.send(packet, to)
+    }
+
+    fn send_super(&mut self, packet: &[u8], segment: u16) -> io::Result<()> {
+        self.supers.map_or_else(|| Err(io::ErrorKind::NotConnected.into()), |s| s.send(packet, segment))
     }
 
     fn now(&self) -> u64 {
@@ -114,22 +118,15 @@ impl Runner {
             let s = self.sockets.as_ref();
             let device = |i: usize| s.and_then(|s| s.devices[i].as_ref()).map(Receiver::as_fd);
             let fds = [Some(self.shared.waker.as_fd()), device(0), device(1), s.map(|s| s.answers.as_fd())];
-            match wait(fds, ms) {
-                Ok([woken, ..]) => {
-                    if woken {
-                        self.shared.waker.clear();
-                    }
-                }
-                Err(_) => std::thread::sleep(REST),
+            let [woken, ready @ ..] = wait(fds, ms).unwrap_or_else(|_| {
+                std::thread::sleep(REST);
+                [true; 4]
+            });
+            if woken {
+                self.shared.waker.clear();
             }
             self.obey();
-            let mut flooded = self.receive();
-            if self.shared.board.lock().is_asked() {
-                std::thread::sleep(ANSWER);
-                flooded |= self.receive();
-                self.answer();
-            }
-            if flooded {
+            if self.receive(ready) {
                 std::thread::sleep(REST);
             }
             until = self.turn();
@@ -154,13 +151,14 @@ impl Runner {
         }
     }
 
-    /// Takes what came in; true if that was as much as may be taken at once.
-    fn receive(&mut self) -> bool {
+    /// Takes what came in by the sockets that are ready: devices and answers. True if that was as much as may be taken at
+    /// once.
+    fn receive(&mut self, ready: [bool; 3]) -> bool {
         let Some(Sockets { devices, answers, .. }) = &self.sockets else { return false };
         let board = &*self.shared.board;
         let mut field = board.lock();
         let mut most = 0;
-        for device in devices.iter().flatten() {
+        for device in devices.iter().zip(ready).filter(|(_, ready)| *ready).filter_map(|(d, _)| d.as_ref()) {
             let mut taken = 0;
             // An interface that is down or gone has nothing; orders come when it is back.
             while taken < AT_ONCE
@@ -172,7 +170,8 @@ impl Runner {
             most = most.max(taken);
         }
         let mut taken = 0;
-        while taken < AT_ONCE
+        while ready[2]
+            && taken < AT_ONCE
             && let Ok(Some(packet)) = answers.receive(&mut self.buffer)
         {
             field.take_other(board.now(), packet);
@@ -181,23 +180,22 @@ impl Runner {
         most.max(taken) == AT_ONCE
     }
 
-    fn answer(&mut self) {
-        let board = &*self.shared.board;
-        if let Some(Sockets { sender, .. }) = &self.sockets {
-            board.lock().answer(&mut Out { sender, board });
-        }
-    }
-
+    /// Answers, asks, and says when there is something to do next.
     fn turn(&mut self) -> u64 {
         let board = &*self.shared.board;
         let now = board.now();
-        let Some(Sockets { sender, .. }) = &self.sockets else { return now + LOOK };
+        let Some(Sockets { sender, supers, .. }) = &self.sockets else { return now + LOOK };
         let mut field = board.lock();
         if now >= self.next_look {
             self.next_look = now + LOOK;
             field.note_drops(now, drops(&self.counters));
         }
-        field.turn(&mut Out { sender, board })
+        let mut out = Out { sender, supers: supers.as_ref(), board };
+        if field.answer_at().is_some_and(|at| at <= now) {
+            field.answer(&mut out);
+        }
+        let next = field.turn(&mut out);
+        field.answer_at().map_or(next, |at| at.min(next))
     }
 }
 
@@ -207,9 +205,10 @@ fn until_ms(now: u64, until: u64) -> i32 {
 }
 
 fn open(devices: [Option<u32>; 2], echo: u16) -> io::Result<Sockets> {
-    let at = |device: Option<u32>| device.map(|index| Receiver::at_device(index, ICMP_TYPE)).transpose();
+    let at = |device: Option<u32>| device.map(|index| Receiver::at_device(index, ICMP_TYPE, train::DISCARD)).transpose();
     let receivers = [at(devices[0])?, at(devices[1])?];
-    Ok(Sockets { at: devices, sender: Sender::open()?, devices: receivers, answers: Receiver::of_answers(echo)? })
+    let supers = devices[0].map(SuperSender::at_device).transpose()?;
+    Ok(Sockets { at: devices, sender: Sender::open()?, supers, devices: receivers, answers: Receiver::of_answers(echo)? })
 }
 
 /// In the order of [`LOSSES`].

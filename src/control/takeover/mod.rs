@@ -25,7 +25,7 @@ pub use channel::{Channel, MAX_FDS, Received};
 
 use crate::flows::Entry;
 use crate::frame::{BIG_SLOT, PortId, SMALL_SLOT};
-use crate::worker::{Paused, PeerTotal, PortTotals, Totals};
+use crate::worker::{Paused, PeerTotal, PortTotals, Reasons, Totals};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -145,6 +145,9 @@ pub struct Books {
     pub workers: Vec<Totals>,
     /// By the port's key, number by number.
     pub ports: BTreeMap<String, Vec<PortTotals>>,
+    /// The same for drops by reason.
+    #[serde(default)]
+    pub port_reasons: BTreeMap<String, Vec<Reasons>>,
     /// Of ports that are gone, by role.
     pub past_ports: BTreeMap<String, PortTotals>,
     pub routes: Vec<RouteTotal>,

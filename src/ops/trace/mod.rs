@@ -1,6 +1,7 @@
 //! Records of packets on their way, between the worker's form, the API's rows and what a capture shows.
 
 mod client;
+pub mod last;
 pub mod stream;
 
 use super::replay;

@@ -4,11 +4,13 @@ use crate::control::facts::TapError;
 use crate::frame::PortId;
 use crate::ops::server::{self, Answer, Connection};
 use crate::ops::source::Source;
-use crate::ops::view::TraceLine;
+use crate::ops::trace::last::Last;
+use crate::ops::view::{TraceLine, TraceRow};
 use crate::worker::tap::{Record, Tap};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -55,17 +57,19 @@ fn decode_percent(text: &str) -> Option<String> {
 }
 
 /// Sends packets as they come, one JSON value a line, until there have been enough or the reader goes away.
-pub async fn serve(mut stream: Connection, source: Arc<dyn Source>, query: String) -> io::Result<()> {
+/// The packets are kept in `last`, too.
+pub async fn serve(mut stream: Connection, source: Arc<dyn Source>, query: String, last: Arc<Last>) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let (filter, count) = match read(&query) {
         Ok(wanted) => wanted,
         Err(message) => return Answer::error(server::BAD_REQUEST, message).send(stream).await,
     };
-    let asked = source.clone();
+    let (asked, wanted) = (source.clone(), filter.clone());
     // The one before may be ending.
     let ask = move || {
         let until = Instant::now() + PATIENCE;
         loop {
-            match asked.trace(&filter, count) {
+            match asked.trace(&wanted, count) {
                 Err(TapError::Busy) if Instant::now() < until => std::thread::sleep(PAUSE),
                 answer => return answer,
             }
@@ -76,7 +80,8 @@ pub async fn serve(mut stream: Connection, source: Arc<dyn Source>, query: Strin
         Ok(Err(e)) => return Answer::error(server::CONFLICT, &e.to_string()).send(stream).await,
         Err(e) => return Answer::error(server::CONFLICT, &e.to_string()).send(stream).await,
     };
-    let result = send_trace(&mut stream, &source, &tap).await;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let result = send_trace(&mut stream, &source, &tap, |row| last.keep(number, &filter, row)).await;
     tap.stop();
     result
 }
@@ -106,7 +111,7 @@ impl Names {
     }
 }
 
-async fn send_trace(stream: &mut Connection, source: &Arc<dyn Source>, tap: &Tap) -> io::Result<()> {
+async fn send_trace(stream: &mut Connection, source: &Arc<dyn Source>, tap: &Tap, keep: impl Fn(TraceRow)) -> io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n").await?;
     let mut quiet = 0;
     let mut names = Names { all: BTreeMap::new(), asked: None };
@@ -117,7 +122,11 @@ async fn send_trace(stream: &mut Connection, source: &Arc<dyn Source>, tap: &Tap
         if !records.is_empty() {
             let names = names.cover(source, &records).await?;
             for r in &records {
-                line(&mut lines, &TraceLine::Packet(super::row(r, names).into()))?;
+                let packet = TraceLine::Packet(super::row(r, names).into());
+                line(&mut lines, &packet)?;
+                if let TraceLine::Packet(row) = packet {
+                    keep(*row);
+                }
             }
         }
         quiet = if lines.is_empty() { quiet + 1 } else { 0 };

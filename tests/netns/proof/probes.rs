@@ -162,6 +162,21 @@ fn probes_find_udp_4789_filtered_both_ways_and_one_way() {
     expect(&lab, "n2", "n1", "filtered", None);
 }
 
+/// A super-frame crosses a veth whole, so what is longer than any packet of its own is one. Classic BPF as above: the length
+/// of the packet, and whether it is greater.
+#[test]
+fn probes_find_super_frames_that_do_not_arrive() {
+    let lab = two(Uplink::Auto);
+    expect_up(&lab);
+    lab.wait("a super-frame arrives", FOUND, || peer(&lab, "n1", "n2").is_some_and(|p| p.super_frame_arrived_bytes == Some(10_575)));
+    let drop_long = "tc filter add dev n1 ingress protocol ip bpf da bytecode '4,128 0 0 0,37 0 1 2000,6 0 0 2,6 0 0 0'";
+    lab.sh("underlay", &format!("tc qdisc add dev n1 clsact && {drop_long}"));
+    expect_told(&lab, "damaged", None, &["offload damage", "of a TCP super-frame of 10575 bytes only 0", "tx-udp_tnl-segmentation off"]);
+    expect(&lab, "n2", "n1", "up", Some(1450));
+    pass_again(&lab, "n1");
+    expect_up(&lab);
+}
+
 #[test]
 fn probes_find_protocol_4_filtered() {
     let lab = Lab::up(Spec { encap: Encap::Ipip, ..spec(Workload::Veth, Uplink::Auto, Xdp::Auto) });
