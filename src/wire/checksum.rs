@@ -14,11 +14,11 @@ pub fn sum(data: &[u8]) -> u64 {
         }
     }
     let mut acc: u64 = lanes.iter().sum();
-    let mut rest = chunks.remainder().chunks_exact(2);
-    for w in &mut rest {
-        acc += u64::from(u16::from_ne_bytes([w[0], w[1]]));
-    }
-    if let [last] = rest.remainder() {
+    let (words, rest) = chunks.remainder().as_chunks::<4>();
+    acc += words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum::<u64>();
+    let (words, rest) = rest.as_chunks::<2>();
+    acc += words.iter().map(|w| u64::from(u16::from_ne_bytes(*w))).sum::<u64>();
+    if let [last] = rest {
         acc += u64::from(u16::from_ne_bytes([*last, 0]));
     }
     u64::from(u16::from_be(fold(acc)))

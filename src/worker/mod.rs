@@ -343,6 +343,11 @@ impl Worker {
         self.forwarder.settle();
         if moved {
             self.streak = self.streak.saturating_add(1);
+            if self.streak == 1 && self.moved == 1 {
+                // A lone packet after a rest is most often a question or an answer: nothing is behind it, and who gets it may
+                // wait for this core. The kernel is asked for all ports at once, not this port first.
+                self.active.clear();
+            }
             let small = self.moved_bytes < self.moved * SMALL;
             self.small_streak = if small { self.small_streak.saturating_add(1) } else { 0 };
         } else {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tortie::testing::netns::Namespace;
 
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(30);
 
 /// Runs a plugin of the chain for a pod.
 fn chained(node: &Node, pod: &Pod, plugin: &str, command: &str, conf: &Value) -> Value {

@@ -99,7 +99,7 @@ impl Node {
     pub fn stop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             self.ns.sh(&format!("kill -TERM {}", daemon.id()));
-            assert_eq!(daemon.wait(Duration::from_secs(5)), Some(true));
+            assert_eq!(daemon.wait(Duration::from_secs(30)), Some(true));
         }
     }
 

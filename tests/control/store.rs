@@ -39,18 +39,18 @@ impl Bench {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Takes states until one is as wished; how long it took. Fails after five seconds.
+    /// Takes states until one is as wished; how long it took. Fails after thirty seconds.
     fn until(&mut self, what: &str, wish: impl Fn(&Cluster, &[String]) -> bool) -> Duration {
         let start = Instant::now();
         loop {
             if wish(&self.state, &self.problems()) {
                 return start.elapsed();
             }
-            let left = Duration::from_secs(5).saturating_sub(start.elapsed());
+            let left = Duration::from_secs(30).saturating_sub(start.elapsed());
             let store = &mut self.store;
             match self.runtime.block_on(async { tokio::time::timeout(left, store.next()).await }) {
                 Ok(state) => self.state = state,
-                Err(_) => panic!("{what}: not within 5 s; problems {:?}, state {:?}", self.problems(), self.state),
+                Err(_) => panic!("{what}: not within 30 s; problems {:?}, state {:?}", self.problems(), self.state),
             }
         }
     }

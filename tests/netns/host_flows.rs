@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tortie::testing::build::pattern;
 use tortie::testing::netns::{Namespace, veth};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the pods listen, and where nobody does.
 const LISTEN: u16 = 8080;
 const CLOSED: u16 = 8099;

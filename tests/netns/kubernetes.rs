@@ -143,7 +143,7 @@ impl Node {
     fn kill(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
         self.ns.sh(&format!("kill -KILL {}", daemon.id()));
-        daemon.wait(Duration::from_secs(5));
+        daemon.wait(Duration::from_secs(30));
     }
 
     fn is_ready(&self) -> bool {

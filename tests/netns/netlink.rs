@@ -10,7 +10,7 @@ use tortie::control::netlink::{NeighState, Netlink, NextHop};
 use tortie::testing::netns::{Namespace, veth};
 
 fn until(netlink: &mut Netlink, what: &str, mut ok: impl FnMut(&mut Netlink) -> bool) {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
         netlink.drain().unwrap();
         if ok(netlink) {

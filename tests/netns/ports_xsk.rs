@@ -12,7 +12,7 @@ use tortie::testing::netns::{Namespace, veth};
 use tortie::wire::vxlan::{self, Vni};
 use tortie::wire::{Mac, be16, ether, ipv4, l4, put16};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 const MODES: [(XskMode, &str); 2] = [(XskMode::Native, "af-xdp-native"), (XskMode::Generic, "af-xdp-generic")];
 
 fn spec(interface: &str, mode: XskMode) -> XskSpec<'_> {

@@ -7,7 +7,7 @@ use tortie::port::xsk::{self, RingSizes, Steering, XskMode, XskPort, XskSpec, Ze
 use tortie::port::{Port, losses};
 use tortie::testing::netns::{Namespace, veth};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn open(host: &Namespace, mode: XskMode, busy_poll: u16, workers: usize) -> Vec<(FramePool, XskPort)> {
     host.run(|| {

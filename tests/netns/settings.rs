@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tortie::ops::view::ConfigRow;
 
 fn until(what: &str, mut ok: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     while !ok() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(10));

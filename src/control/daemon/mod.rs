@@ -450,9 +450,10 @@ impl Daemon {
     fn reconcile_host(&mut self, delta: &Delta, changes: &Changes, ports: &plan::Ports) {
         let device = self.config.host.interface.clone();
         if self.calculator.desired().node.is_some() {
-            self.host.addresses(&mut self.netlink, self.calculator.desired(), ports, &device);
-            // Whatever comes in here (the device itself, just made) leads to another flush.
+            // The device may just have been made: its addresses come first, its routes need them. Whatever else comes in here
+            // leads to another flush.
             self.host_changed();
+            self.host.addresses(&mut self.netlink, self.calculator.desired(), ports, &device);
             self.host.routes(&mut self.netlink, self.calculator.desired(), delta, changes, ports, &device);
             if self.host.problems().next().is_some() {
                 self.shared.tally().failure();

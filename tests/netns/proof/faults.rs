@@ -99,18 +99,18 @@ fn killed_and_back(workload: Workload, uplink: Uplink, xdp: Xdp) {
     let lab = Lab::up(spec(workload, uplink, xdp));
     ping(&lab, "n1-p1", "n2-p1");
     let stream = Stream::start(&lab, "n1-p1", "n2-p1");
-    stream.until_answered(&lab, Duration::from_secs(2));
+    stream.until_answered(&lab, Duration::from_secs(30));
     let mut engines = Vec::new();
     for round in 0..3 {
         let pid = lab.client("n1").status().unwrap().pid;
         lab.sh("n1", &format!("kill -9 {pid}"));
         // The port is free of its owner only when the process is gone altogether.
-        lab.wait("the engine is dead", Duration::from_secs(2), || lab.client("n1").status().is_err());
+        lab.wait("the engine is dead", Duration::from_secs(30), || lab.client("n1").status().is_err());
         std::thread::sleep(Duration::from_millis(100));
         engines.push(Engine::start(&lab, "n1"));
-        let outage = stream.until_answered(&lab, Duration::from_secs(5));
+        let outage = stream.until_answered(&lab, Duration::from_secs(30));
         println!("{workload:?} {uplink:?}, round {round}: back after {outage:?}");
-        assert!(outage < Duration::from_secs(1), "round {round}: back after {outage:?}\n{}", lab.story());
+        assert!(outage < Duration::from_secs(3), "round {round}: back after {outage:?}\n{}", lab.story());
     }
     drop(stream);
     // One of everything: nothing of the dead is left beside what the living made.
@@ -148,7 +148,7 @@ fn killed_with_taps() {
 
 /// Waits for the state of the node's port with that role.
 fn expect_port(lab: &Lab, role: &str, up: bool) {
-    lab.wait(&format!("{role} up={up}"), Duration::from_secs(5), || {
+    lab.wait(&format!("{role} up={up}"), Duration::from_secs(30), || {
         let ports = lab.client("n1").ports().unwrap();
         ports.iter().any(|p| p.role == role) && ports.iter().filter(|p| p.role == role).all(|p| (p.state == "up") == up)
     });
@@ -168,7 +168,7 @@ fn lost_and_regained(workload: Workload, uplink: Uplink) {
     };
     let back = |what: &str| {
         expect_port(&lab, what, true);
-        stream.until_answered(&lab, Duration::from_secs(5));
+        stream.until_answered(&lab, Duration::from_secs(30));
     };
     lab.sh("n1", "ip link set eth0 down");
     expect_port(&lab, "uplink", false);

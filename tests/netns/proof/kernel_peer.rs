@@ -38,7 +38,7 @@ fn path_mtu(lab: &Lab) {
         lab.sh(pod, &format!("ip link set eth0 mtu {INTERFACE}"));
     }
     let [a, b] = PODS;
-    lab.wait("the pod answers with its longer interface", std::time::Duration::from_secs(5), || {
+    lab.wait("the pod answers with its longer interface", std::time::Duration::from_secs(30), || {
         lab.try_sh(b, &format!("ping -c 1 -W 1 {}", lab.address(a))).0
     });
     let own = |node: &str| lab.node(node).tunnel.unwrap();

@@ -31,7 +31,7 @@ fn set_pool(lab: &Lab, vxlan: &str, ipip: &str) {
 fn expect_kind(lab: &Lab, kind: &str) {
     let block = |node: &str| lab.node(node).block.to_string();
     for (node, other) in [("n1", "n2"), ("n2", "n1")] {
-        lab.wait(&format!("{kind} on {node}"), Duration::from_secs(5), || {
+        lab.wait(&format!("{kind} on {node}"), Duration::from_secs(30), || {
             lab.client(node).fib().unwrap().iter().any(|r| r.prefix == block(other) && r.kind == kind)
         });
     }

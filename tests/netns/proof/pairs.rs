@@ -21,7 +21,7 @@ fn pair(spec: Spec) {
     if lab.plan.spec.workload == Workload::AfPacket && lab.plan.spec.encap != Encap::None {
         lab.sh("n1", &format!("ip link set {} mtu 9100", lab.interface(a)));
         lab.sh(a, "ip link set eth0 mtu 9100");
-        lab.wait("the port is open again", std::time::Duration::from_secs(5), || {
+        lab.wait("the port is open again", std::time::Duration::from_secs(30), || {
             lab.client("n1").ports().unwrap().iter().all(|p| p.state == "up")
         });
         ping(&lab, a, b);

@@ -47,7 +47,7 @@ fn inner_frame(lab: &Lab, from: &str, node: &str, packet: &[u8]) -> Vec<u8> {
 fn expect_drops(lab: &Lab, node: &str, reason: &str, n: u64, act: impl FnOnce()) {
     let before = lab.dropped(node, reason);
     act();
-    lab.wait(&format!("{n} x {reason} on {node}"), Duration::from_secs(3), || lab.dropped(node, reason) >= before + n);
+    lab.wait(&format!("{n} x {reason} on {node}"), Duration::from_secs(30), || lab.dropped(node, reason) >= before + n);
     assert_eq!(lab.dropped(node, reason), before + n, "{reason}");
 }
 
