@@ -195,7 +195,6 @@ pub fn write<'a>(buffer: &'a mut [u8], key: &Key, probe: &Probe, source: Ipv4Add
     let len = probe.packet_len();
     let p = &mut buffer[..len];
     let ecn = match probe.kind {
-        _ if probe.is_answer => NOT_ECT,
         Kind::Small => NOT_ECT,
         Kind::Full => ECT0,
         Kind::Search | Kind::Train => ECT1,
