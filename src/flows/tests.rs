@@ -187,7 +187,9 @@ fn workers_share_it() {
                     // Half of the flows are kept by two workers at once.
                     let a = A + (w / 2) * u32::from(i % 2);
                     t.keep(&udp(a, B, i, 53), 1);
-                    assert!(t.answers(&udp(B, a, 53, i), 1), "{w} {i}");
+                    // While the other worker writes the same flow, it may not be seen.
+                    let seen = || t.answers(&udp(B, a, 53, i), 1) || (std::thread::yield_now(), false).1;
+                    assert!((0..1000).any(|_| seen()), "{w} {i}");
                 }
             });
         }
