@@ -244,10 +244,6 @@ impl Messages {
         t
     }
 
-    pub fn len(&self) -> usize {
-        self.msgs.len()
-    }
-
     /// Says where the bytes of datagram `i` go.
     pub fn place(&mut self, i: usize, pieces: &mut [libc::iovec]) {
         let h = &mut self.msgs[i].msg_hdr;
@@ -366,7 +362,7 @@ impl RecvTable {
     /// wait; what waits would be overwritten.
     pub fn fill(&mut self, fd: BorrowedFd<'_>, max: usize) -> io::Result<bool> {
         self.clear();
-        let n = max.min(self.messages.len());
+        let n = max.min(self.iov.len());
         // SAFETY: the messages were placed in the table's own boxes, which are exclusively borrowed.
         let (got, more) = unsafe { self.messages.receive(fd, n)? };
         self.filled = got;
