@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, watch};
 const PAGE: u32 = 500;
 /// How long a watch lasts, seconds, before it is renewed; up to half of it is added, so that they do not all end at once.
 const LAST: u32 = 180;
-/// Longest silence on a watch: it is renewed more often than that.
-const SILENCE: Duration = Duration::from_secs(300);
+/// Longest silence on a watch. A server sends a bookmark every minute or so; one that sends none is asked again from
+/// where the watch was, and a connection whose other end is gone is noticed.
+const SILENCE: Duration = Duration::from_secs(100);
 /// Longest silence while a list is on its way.
 const LIST_SILENCE: Duration = Duration::from_secs(60);
 /// A watch that lived this long worked: its end is no failure.
