@@ -98,9 +98,10 @@ impl Site {
             let socket = folder.path().join(format!("{index}.sock"));
             let config = folder.path().join(format!("{index}.yaml"));
             let text = format!(
-                "node: node{index}\ndatastore: {{kind: kubernetes, kubeconfig: {}}}\nuplink: {{interface: eth0, driver: socket}}\napi: {{socket: {}}}\n",
+                "node: node{index}\ndatastore: {{kind: kubernetes, kubeconfig: {}}}\nuplink: {{interface: eth0, driver: socket}}\napi: {{socket: {}}}\ncalico: {{dir: {}}}\n",
                 kubeconfig.display(),
-                socket.display()
+                socket.display(),
+                folder.path().join(format!("calico{index}")).display()
             );
             std::fs::write(&config, text).unwrap();
             Node { index, ns, pod: inside, config, client: Client::new(&socket), daemon: None }

@@ -1,7 +1,7 @@
 //! Files on this host by which the CNI plugin learns the pods' MTU and the node's name.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The folder that Calico's programs on one host share.
@@ -52,11 +52,13 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    let new = path.with_extension("tortie");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    drop(file);
-    fs::rename(&new, path)
+    // One that takes over, or a node in another network namespace, may write at the same time.
+    let new = path.with_extension(format!("tortie.{}", std::process::id()));
+    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
 }
 
 #[cfg(test)]
