@@ -9,6 +9,7 @@ use super::plan::{self, Peer, PeerTotals};
 use super::ports::PortFact;
 use super::probe;
 use super::tally::Tally;
+use super::work::put;
 use crate::fib::AdjId;
 use crate::flows::Entry;
 pub use crate::forward::carry::PortTotals;
@@ -399,13 +400,7 @@ impl Shared {
     }
 
     pub fn set_monitoring(&self, wanted: Monitoring) {
-        self.monitoring.send_if_modified(|m| {
-            let changed = *m != wanted;
-            if changed {
-                *m = wanted;
-            }
-            changed
-        });
+        self.monitoring.send_if_modified(|m| put(m, wanted));
     }
 
     /// Takes the listener that the daemon before had for a service, if it was there; forgets one that was elsewhere.

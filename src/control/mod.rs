@@ -29,4 +29,5 @@ pub mod resources;
 pub mod selector;
 pub mod takeover;
 pub mod tally;
+mod work;
 pub mod yaml;

@@ -3,16 +3,15 @@
 
 mod rules;
 
+use super::work::{Work, put};
 use rules::Found;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io::{self, ErrorKind, Write};
 use std::net::Ipv4Addr;
-use std::pin::Pin;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// Floating IPs with the pod's own address that each is translated to.
 pub type Translations = BTreeMap<Ipv4Addr, Ipv4Addr>;
@@ -52,42 +51,26 @@ struct Told {
 pub struct Nat {
     told: watch::Sender<Told>,
     problem: watch::Receiver<Option<String>>,
-    work: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    work: Work,
 }
 
 impl Default for Nat {
     fn default() -> Nat {
         let (told, tellings) = watch::channel(Told::default());
         let (problems, problem) = watch::channel(None);
-        Nat { told, problem, work: Some(Box::pin(keep(tellings, problems))) }
+        Nat { told, problem, work: Work::new(keep(tellings, problems)) }
     }
 }
 
 impl Nat {
     /// Says what is to be translated; before the first time, rules are not even looked at.
     pub fn want(&self, wanted: Translations) {
-        self.told.send_if_modified(|told| {
-            let wanted = Some(wanted);
-            let differs = told.wanted != wanted;
-            told.wanted = wanted;
-            differs
-        });
+        self.told.send_if_modified(|told| put(&mut told.wanted, Some(wanted)));
     }
 
     /// Does the work; returns when [`Nat::problem`] is another. Cancel-safe.
     pub async fn changed(&mut self) {
-        if let Some(work) = &mut self.work {
-            tokio::select! {
-                changed = self.problem.changed() => {
-                    if changed.is_ok() {
-                        return;
-                    }
-                }
-                () = work => {}
-            }
-            self.work = None;
-        }
-        std::future::pending().await
+        self.work.changed(&mut self.problem).await;
     }
 
     /// Why floating IPs are not translated, one line.
@@ -98,11 +81,10 @@ impl Nat {
     /// Takes all rules away.
     pub async fn leave(&mut self) {
         self.told.send_modify(|told| told.stopping = true);
-        let Some(work) = self.work.take() else { return };
-        if timeout(LEAVE_MAX, work).await.is_err() {
-            tracing::warn!("floating IPs: rules in the host's packet filter could not be removed in time");
-        } else if let Some(problem) = self.problem() {
-            tracing::warn!("{problem}");
+        match (self.work.finish(LEAVE_MAX).await, self.problem()) {
+            (Some(false), _) => tracing::warn!("floating IPs: rules in the host's packet filter could not be removed in time"),
+            (Some(true), Some(problem)) => tracing::warn!("{problem}"),
+            _ => {}
         }
     }
 }
@@ -123,11 +105,7 @@ async fn keep(mut told: watch::Receiver<Told>, problem: watch::Sender<Option<Str
             wait = if fault.is_some() { Some(RETRY) } else { Some(LOOK).filter(|_| !nothing) };
             let what = if nothing { "are perhaps still translated" } else { "are not translated" };
             let line = fault.map(|e| format!("floating IPs {what}: {e}"));
-            problem.send_if_modified(|old| {
-                let differs = *old != line;
-                *old = line;
-                differs
-            });
+            problem.send_if_modified(|old| put(old, line));
         }
         if stopping {
             return;

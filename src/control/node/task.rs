@@ -12,10 +12,9 @@ use crate::control::conflict::{Conflict, Present};
 use crate::control::datastore::objects::Objects;
 use crate::control::ipam::Ipam;
 use crate::control::model::{IpPool, Node};
+use crate::control::work::{Work, put};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -78,7 +77,7 @@ pub struct Task {
     told: watch::Sender<Told>,
     report: watch::Receiver<Report>,
     conflicts: watch::Sender<Vec<Sighting>>,
-    work: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    work: Work,
 }
 
 impl Task {
@@ -117,42 +116,23 @@ impl Task {
         let (reports, report) = watch::channel(Report::default());
         let (conflicts, sightings) = watch::channel(Vec::new());
         let work = async move { work(tellings, Reporter(Arc::new(reports)), sightings).await };
-        Task { told, report, conflicts, work: Some(Box::pin(work)) }
+        Task { told, report, conflicts, work: Work::new(work) }
     }
 
     /// Tells the work what is so now.
     pub fn tell(&self, now: Local) {
-        self.told.send_if_modified(|told| {
-            let differs = told.now != now;
-            told.now = now;
-            differs
-        });
+        self.told.send_if_modified(|told| put(&mut told.now, now));
     }
 
     /// Says which conflicts there are now: new ones become Events where the datastore has such.
     pub fn announce<'a>(&self, present: impl Iterator<Item = &'a Present>) {
         let all: Vec<Sighting> = present.map(Sighting::from).collect();
-        self.conflicts.send_if_modified(|old| {
-            let differs = *old != all;
-            *old = all;
-            differs
-        });
+        self.conflicts.send_if_modified(|old| put(old, all));
     }
 
     /// Does the work; returns when there is a new report. Cancel-safe.
     pub async fn changed(&mut self) {
-        if let Some(work) = &mut self.work {
-            tokio::select! {
-                changed = self.report.changed() => {
-                    if changed.is_ok() {
-                        return;
-                    }
-                }
-                () = work => {}
-            }
-            self.work = None;
-        }
-        std::future::pending().await
+        self.work.changed(&mut self.report).await;
     }
 
     pub fn report(&self) -> Report {
@@ -162,8 +142,7 @@ impl Task {
     /// Takes the node out of service, in so far as that can be said within two seconds.
     pub async fn leave(&mut self) {
         self.told.send_modify(|told| told.stopping = true);
-        let Some(work) = self.work.take() else { return };
-        if timeout(LEAVE_MAX, work).await.is_err() {
+        if self.work.finish(LEAVE_MAX).await == Some(false) {
             tracing::warn!("the datastore did not take it that this node stops");
         }
     }
